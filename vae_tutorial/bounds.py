@@ -32,7 +32,7 @@ def elbo(log_w: Tensor) -> Tensor:
     Raises:
         ValueError: if there is no sample axis or it is empty.
 
-    Source: Jordan, Ghahramani, Jaakkola and Saul (1999); Kingma and Welling (2014), equation (3).
+    Source: Jordan, Ghahramani, Jaakkola and Saul (1999); Kingma and Welling (2014), equation (2).
 
     >>> import torch
     >>> elbo(torch.tensor([[-3.0], [-1.0]]))
@@ -59,7 +59,7 @@ def iwae(log_w: Tensor) -> Tensor:
     Raises:
         ValueError: if there is no sample axis or it is empty.
 
-    Source: Burda, Grosse and Salakhutdinov (2016), equation (8) and theorem 1.
+    Source: Burda, Grosse and Salakhutdinov (2016), section 3 and theorem 1.
 
     >>> import torch
     >>> iwae(torch.tensor([[0.0], [math.log(3.0)]]))  # log of (1 + 3) / 2
@@ -89,11 +89,11 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
     Source: Kish (1965); Owen (2013), section 9.3.
 
     >>> import torch
-    >>> effective_sample_size(torch.full((5, 2), -700.0))
-    tensor([5., 5.])
+    >>> round(effective_sample_size(torch.full((5,), -700.0)).item(), 4)
+    5.0
     """
     _check_samples(log_w)
-    return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
+    return 1 / log_w.softmax(0).square().sum(0)  # softmax subtracts the largest log-weight: no overflow
 
 
 def _check_samples(log_w: Tensor) -> None:

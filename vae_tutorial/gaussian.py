@@ -202,4 +202,6 @@ def _check_latent(**tensors: Tensor) -> None:
         fits = False
     if not fits:
         listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"shapes do not fit: {listing}; all must agree in the last axis, J, and broadcast in the others")
+        raise ValueError(
+            f"shapes do not fit: {listing}; all must agree in the last axis, J, and broadcast in the others"
+        )
