@@ -4,9 +4,9 @@
     python tools/record_notebooks.py book/04_elbo.ipynb       this one
     python tools/record_notebooks.py --gpu book/11_conv_vae.ipynb
 
-Figures are made when the book is built, so pictures are dropped here. A cell tagged `gpu` keeps the outputs that are in the
-file, recorded on the device they name, unless --gpu asks for it to be run on this machine. A notebook that raises, or that
-writes to stderr, is left as it was, and the command fails.
+Figures are made when the book is built, so pictures are dropped here. A cell tagged `gpu` keeps the outputs that are in
+the file, recorded on the device they name, unless --gpu asks for it to be run on this machine. A notebook that raises, or
+that writes to stderr, keeps the outputs it had, and the command fails.
 """
 
 import argparse
