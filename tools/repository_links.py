@@ -1,0 +1,24 @@
+"""Sphinx extension: every button that needs the book's public address hangs on `repository: url:` in _config.yml.
+
+While the address is empty, pages carry no such button. Once it is set, they link to the repository, to its issues, to the
+page's own source, and, for a notebook, to Colab.
+"""
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+BUTTONS = ("use_repository_button", "use_issues_button", "use_edit_page_button")
+COLAB = "https://colab.research.google.com"
+
+
+def show_buttons(app: Sphinx, config: Config) -> None:
+    options = config.html_theme_options
+    address = options.get("repository_url", "").rstrip("/")
+    options["repository_url"] = address
+    options.update(dict.fromkeys(BUTTONS, bool(address)))
+    options["launch_buttons"] = {"notebook_interface": "jupyterlab", "colab_url": COLAB} if address else {}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", show_buttons, priority=100)  # before the theme reads its options
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
