@@ -1,0 +1,377 @@
+r"""Variational autoencoders: an encoder for q(z given x), a decoder for p(x given z), and the bound that joins them.
+
+A VAE is a latent-variable model :math:`p_\theta(x, z) = p(z) \, p_\theta(x \mid z)` with a standard normal prior, whose
+likelihood is computed from z by a network, the decoder. A second network, the encoder, gives for every x the parameters
+of a Gaussian :math:`q_\phi(z \mid x)` that stands in for the posterior. Both are trained to maximise one function,
+
+.. math:: \mathrm{ELBO}(x) = \mathbb{E}_{q_\phi(z \mid x)} [\log p_\theta(x \mid z)]
+    - \mathrm{KL}\big( q_\phi(z \mid x) \,\|\, p(z) \big) \; \le \; \log p_\theta(x).
+
+Here stand the objective, written once for all networks, and the networks. The KL is to the *prior* p(z).
+
+Shapes: x is (B, \*D), z is (K, B, J), samples first. The results are in nats, summed over D and over J.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae_tutorial import gaussian, likelihoods
+
+LOG_VAR_LIMIT = 12.0
+
+
+class ElboTerms(NamedTuple):
+    """The two terms of the bound, each (B,) in nats: the ELBO is ``reconstruction - kl``."""
+
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class VAE(nn.Module):
+    r"""A variational autoencoder for binary data: Bernoulli likelihood, standard normal prior, diagonal Gaussian q.
+
+    .. math:: z \sim N(0, I_J), \quad x \mid z \sim \mathrm{Bernoulli}(\mathrm{sigmoid}(\mathrm{decoder}(z))), \quad
+        q(z \mid x) = N(\mu(x), \operatorname{diag} \sigma^2(x)), \quad (\mu, \log \sigma^2) = \mathrm{encoder}(x)
+
+    Args:
+        encoder: network from x (B, \*D) to (B, 2 J): the mean, then the raw log-variance.
+        decoder: network from z (B, J) to (B, \*D): the logits.
+        data_shape: D, the shape of one data point.
+
+    Source: Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
+
+    >>> vae = linear_vae(data_shape=(4,), num_latents=2)
+    >>> vae.elbo(torch.ones(3, 4)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, data_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.data_shape = encoder, decoder, tuple(data_shape)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Parameters of q(z given x).
+
+        The log-variance passes through :math:`12 \tanh(\cdot / 12)`: almost the identity where variances usually lie,
+        and bounded, so that one bad step cannot overflow its exponential. A hard clamp would have no gradient there.
+
+        Args:
+            x: data, (B, \*D).
+
+        Returns:
+            Mean and log-variance, each (B, J).
+
+        Raises:
+            ValueError: if x does not have the model's data shape.
+
+        >>> mu, log_var = linear_vae(data_shape=(4,), num_latents=2).encode(torch.ones(3, 4))
+        >>> mu.shape, log_var.shape
+        (torch.Size([3, 2]), torch.Size([3, 2]))
+        """
+        self._check_shape(x)
+        mu, raw = self.encoder(x).to(x.dtype).chunk(2, -1)  # under autocast a network answers in half precision
+        return mu, LOG_VAR_LIMIT * torch.tanh(raw / LOG_VAR_LIMIT)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Parameters of p(x given z): logits for this class.
+
+        Args:
+            z: latents, (..., J).
+
+        Returns:
+            The decoder's output, (..., \\*D).
+
+        >>> linear_vae(data_shape=(4,), num_latents=2).decode(torch.zeros(5, 3, 2)).shape
+        torch.Size([5, 3, 4])
+        """
+        flat = z.flatten(0, -2)  # one batch for the network: (K, B, J) -> (K B, J)
+        return self.decoder(flat).to(z.dtype).unflatten(0, z.shape[:-1])
+
+    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log-likelihood of x given z, in nats, summed over the data axes.
+
+        Args:
+            x: data, (B, \\*D).
+            z: latents, (K, B, J).
+
+        Returns:
+            Log-likelihood, (K, B).
+
+        >>> linear_vae(data_shape=(4,), num_latents=2).log_p_x_given_z(torch.ones(3, 4), torch.zeros(5, 3, 2)).shape
+        torch.Size([5, 3])
+        """
+        return likelihoods.bernoulli(x, self.decode(z))
+
+    def elbo_terms(self, x: Tensor, *, num_samples: int = 1, generator: torch.Generator | None = None) -> ElboTerms:
+        r"""The two terms of the ELBO, in nats: the first by sampling, the second in closed form.
+
+        .. math:: \frac1K \sum_{k=1}^K \log p(x \mid z_k), \quad z_k \sim q(z \mid x)
+            \qquad \text{and} \qquad \mathrm{KL}(q(z \mid x) \,\|\, p(z))
+
+        Args:
+            x: data, (B, \*D).
+            num_samples: K, at least 1.
+            generator: source of the noise, on x's device.
+
+        Returns:
+            ``ElboTerms(reconstruction, kl)``, each (B,).
+
+        Raises:
+            ValueError: if x does not have the model's data shape, or K < 1.
+
+        Source: Kingma and Welling (2014), equation (7).
+
+        >>> terms = linear_vae(data_shape=(4,), num_latents=2).elbo_terms(torch.ones(3, 4), num_samples=5)
+        >>> terms.reconstruction.shape, terms.kl.shape
+        (torch.Size([3]), torch.Size([3]))
+        """
+        mu, log_var = self.encode(x)
+        z = gaussian.sample(mu, log_var, num_samples, generator=generator)
+        return ElboTerms(self.log_p_x_given_z(x, z).mean(0), gaussian.kl_to_standard_normal(mu, log_var))
+
+    def elbo(self, x: Tensor, *, num_samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        r"""Estimate of the ELBO of each data point, in nats; unbiased, and differentiable by reparameterization.
+
+        .. math:: \mathrm{ELBO}(x) \approx \frac1K \sum_{k=1}^K \log p(x \mid z_k) - \mathrm{KL}(q(z \mid x) \,\|\, p(z))
+
+        Args:
+            x: data, (B, \*D).
+            num_samples: K, at least 1.
+            generator: source of the noise, on x's device.
+
+        Returns:
+            ELBO, (B,): to be *maximised*.
+
+        Raises:
+            ValueError: if x does not have the model's data shape, or K < 1.
+
+        >>> linear_vae(data_shape=(4,), num_latents=2).elbo(torch.ones(3, 4)).shape
+        torch.Size([3])
+        """
+        terms = self.elbo_terms(x, num_samples=num_samples, generator=generator)
+        return terms.reconstruction - terms.kl
+
+    def log_weights(self, x: Tensor, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        r"""Importance log-weights, in nats, for the functions of :mod:`vae_tutorial.bounds`.
+
+        .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x), \qquad z_k \sim q(z \mid x)
+
+        Args:
+            x: data, (B, \*D).
+            num_samples: K, at least 1.
+            generator: source of the noise, on x's device.
+
+        Returns:
+            Log-weights, (K, B).
+
+        Raises:
+            ValueError: if x does not have the model's data shape, or K < 1.
+
+        Source: Burda, Grosse and Salakhutdinov (2016), section 3.
+
+        >>> linear_vae(data_shape=(4,), num_latents=2).log_weights(torch.ones(3, 4), 5).shape
+        torch.Size([5, 3])
+        """
+        mu, log_var = self.encode(x)
+        zero = torch.zeros_like(mu)
+        eps = gaussian.sample(zero, zero, num_samples, generator=generator)
+        z = gaussian.reparameterize(eps, mu, log_var)
+        # log q from eps itself: (z - mu) / sigma would lose digits wherever sigma is small beside mu.
+        log_q_z = gaussian.log_prob(eps, zero, zero) - 0.5 * log_var.sum(-1)
+        return self.log_p_x_given_z(x, z) + gaussian.log_prob(z, zero, zero) - log_q_z
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data that this model's likelihood does not describe.
+
+        Args:
+            x: data, (N, \\*D).
+
+        Raises:
+            ValueError: for an empty set, a wrong shape, NaN, or values outside [0, 1].
+
+        >>> linear_vae(data_shape=(4,), num_latents=2).check_data(torch.full((1, 4), 255.0))
+        Traceback (most recent call last):
+        ...
+        ValueError: x must lie in [0, 1] for a Bernoulli likelihood, got values from 255 to 255; binarize it first
+        """
+        self._check_shape(x)
+        if len(x) == 0:
+            raise ValueError("x is empty: it holds no data points")
+        if x.isnan().any():
+            raise ValueError("x contains NaN")
+        self._check_range(x)
+
+    def _check_range(self, x: Tensor) -> None:
+        low, high = x.min().item(), x.max().item()
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"x must lie in [0, 1] for a Bernoulli likelihood, got values from {low:g} to {high:g}; binarize it first"
+            )
+
+    def _check_shape(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.data_shape or x.dim() == 0:
+            raise ValueError(f"x must have shape (B, *{self.data_shape}), got {tuple(x.shape)}")
+
+
+class GaussianVAE(VAE):
+    r"""A VAE for real data: Gaussian likelihood whose one noise variance is learnt with the networks.
+
+    .. math:: x \mid z \sim N(\mathrm{decoder}(z), \sigma_x^2 I), \qquad \log \sigma_x^2 = \texttt{log\_var\_x}
+
+    With linear networks this is probabilistic PCA, whose maximum is known.
+
+    Args:
+        encoder: network from x (B, \*D) to (B, 2 J).
+        decoder: network from z (B, J) to the mean (B, \*D).
+        data_shape: D, the shape of one data point.
+
+    Source: Lucas, Tucker, Grosse and Norouzi (2019) for the linear case.
+
+    >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=GaussianVAE)
+    >>> vae.log_var_x.shape
+    torch.Size([])
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, data_shape: tuple[int, ...]) -> None:
+        super().__init__(encoder, decoder, data_shape)
+        self.log_var_x = nn.Parameter(torch.zeros(()))
+
+    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
+        """Gaussian log-likelihood of x given z, in nats, summed over the data axes.
+
+        Args:
+            x: data, (B, \\*D).
+            z: latents, (K, B, J).
+
+        Returns:
+            Log-likelihood, (K, B).
+
+        >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=GaussianVAE)
+        >>> vae.log_p_x_given_z(torch.ones(3, 4), torch.zeros(5, 3, 2)).shape
+        torch.Size([5, 3])
+        """
+        return likelihoods.gaussian(x, self.decode(z), self.log_var_x)
+
+    def _check_range(self, x: Tensor) -> None:
+        if not x.isfinite().all():
+            raise ValueError("x contains infinite values")
+
+
+def linear_vae(data_shape: tuple[int, ...], num_latents: int, *, model: type[VAE] = VAE) -> VAE:
+    r"""A VAE whose encoder mean and decoder are affine maps, and whose log-variances do not depend on x.
+
+    .. math:: \mu(x) = V x + c, \quad \log \sigma^2(x) = \text{const}, \quad \mathrm{decoder}(z) = W z + b
+
+    Args:
+        data_shape: D, the shape of one data point.
+        num_latents: J.
+        model: ``VAE`` for binary data, ``GaussianVAE`` for real data.
+
+    Returns:
+        The model.
+
+    Source: Lucas, Tucker, Grosse and Norouzi (2019), section 3.
+
+    >>> linear_vae(data_shape=(1, 28, 28), num_latents=2).decode(torch.zeros(3, 2)).shape
+    torch.Size([3, 1, 28, 28])
+    """
+    num_data = math.prod(data_shape)
+    encoder = nn.Sequential(nn.Flatten(), _AffineWithConstant(num_data, num_latents))
+    decoder = nn.Sequential(nn.Linear(num_latents, num_data), nn.Unflatten(1, data_shape))
+    return model(encoder, decoder, data_shape)
+
+
+def mlp_vae(data_shape: tuple[int, ...], num_latents: int, num_hidden: int, *, model: type[VAE] = VAE) -> VAE:
+    """A VAE with one hidden layer on each side.
+
+    Args:
+        data_shape: D, the shape of one data point.
+        num_latents: J.
+        num_hidden: width of the hidden layers.
+        model: ``VAE`` for binary data, ``GaussianVAE`` for real data.
+
+    Returns:
+        The model.
+
+    Source: Kingma and Welling (2014), appendix C.
+
+    >>> mlp_vae(data_shape=(1, 28, 28), num_latents=2, num_hidden=8).decode(torch.zeros(3, 2)).shape
+    torch.Size([3, 1, 28, 28])
+    """
+    num_data = math.prod(data_shape)
+    encoder = nn.Sequential(
+        nn.Flatten(), nn.Linear(num_data, num_hidden), nn.SiLU(), nn.Linear(num_hidden, 2 * num_latents)
+    )
+    decoder = nn.Sequential(
+        nn.Linear(num_latents, num_hidden), nn.SiLU(), nn.Linear(num_hidden, num_data), nn.Unflatten(1, data_shape)
+    )
+    return model(encoder, decoder, data_shape)
+
+
+class ConvVAE(VAE):
+    r"""A convolutional VAE for binary 28 x 28 images of one channel.
+
+    The encoder cuts the image into a 7 x 7 grid of 4 x 4 patches, works on that grid with residual blocks, and ends in
+    one linear layer; the decoder is its mirror image. Convolutions on a 7 x 7 grid are cheap, and putting the 16 pixels
+    of a patch back by a pixel shuffle leaves no checkerboard from overlapping strides.
+
+    Args:
+        num_latents: J.
+        num_channels: channels C on the 7 x 7 grid.
+        num_blocks: residual blocks on each side.
+
+    Source: He, Zhang, Ren and Sun (2016) for residual blocks; Shi et al. (2016) for the pixel shuffle.
+
+    >>> vae = ConvVAE(num_latents=4, num_channels=8, num_blocks=1)
+    >>> vae.elbo(torch.ones(2, 1, 28, 28)).shape
+    torch.Size([2])
+    """
+
+    def __init__(self, num_latents: int = 32, num_channels: int = 64, num_blocks: int = 2) -> None:
+        grid = (num_channels, 7, 7)
+        encoder = nn.Sequential(
+            nn.Conv2d(1, num_channels, kernel_size=4, stride=4),  # (B, 1, 28, 28) -> (B, C, 7, 7)
+            *(_ResidualBlock(num_channels) for _ in range(num_blocks)),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(math.prod(grid), 2 * num_latents),
+        )
+        decoder = nn.Sequential(
+            nn.Linear(num_latents, math.prod(grid)),
+            nn.Unflatten(1, grid),
+            *(_ResidualBlock(num_channels) for _ in range(num_blocks)),
+            nn.SiLU(),
+            nn.Conv2d(num_channels, 16, kernel_size=3, padding=1),
+            nn.PixelShuffle(4),  # (B, 16, 7, 7) -> (B, 1, 28, 28)
+        )
+        super().__init__(encoder, decoder, data_shape=(1, 28, 28))
+
+
+class _ResidualBlock(nn.Module):
+    """x + f(x), with f two 3 x 3 convolutions: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
+        nn.init.zeros_(self.second.weight)  # the block starts as the identity, so depth does not hurt at first
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(nn.functional.silu(x))
+        return x + self.second(nn.functional.silu(h))
+
+
+class _AffineWithConstant(nn.Module):
+    """(B, D) -> (B, 2 J): an affine map of x, then J constants that do not depend on x."""
+
+    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(num_inputs, num_outputs)
+        self.constant = nn.Parameter(torch.zeros(num_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.affine(x)
+        return torch.cat([mean, self.constant.expand_as(mean)], -1)

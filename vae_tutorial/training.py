@@ -1,0 +1,460 @@
+r"""Training: one loop, for every model that has ``elbo_terms``.
+
+Maximum likelihood would maximise :math:`\sum_n \log p_\theta(x_n)`. The loop maximises its lower bound instead, over the
+decoder's parameters :math:`\theta` and the encoder's :math:`\phi` together, by stochastic gradients: for a random batch
+of B data points the step follows the gradient of
+
+.. math:: \frac1B \sum_{b=1}^B \mathrm{ELBO}(x_b),
+
+an unbiased estimate of the gradient of the mean ELBO over the data. This module is the only place in the package where
+a minus sign turns a bound into a loss, because PyTorch's optimizers minimise.
+
+The whole data set stays in memory as one tensor (bytes for images) on the training device, and a batch is an index into
+it. All randomness comes from one generator, whose state is part of the checkpoint: a run that was killed and resumed
+ends with the very bits of a run that was not.
+"""
+
+import datetime
+import math
+import os
+import pickle
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vae_tutorial.models import VAE, ElboTerms
+
+CHECK_EVERY = 50  # steps between two looks at the bound: each look makes a GPU wait
+
+
+class History(NamedTuple):
+    """What a run did, one entry an epoch: the bound's two terms in nats per data point, and seconds of training.
+
+    The training terms are averages over the epoch, taken while the weights move; the test terms are taken at its end.
+    """
+
+    train_reconstruction: list[float]
+    train_kl: list[float]
+    test_reconstruction: list[float]
+    test_kl: list[float]
+    seconds: list[float]
+
+    @property
+    def train_elbo(self) -> list[float]:
+        """The ELBO of the training batches, in nats per data point."""
+        return [r - k for r, k in zip(self.train_reconstruction, self.train_kl, strict=True)]
+
+    @property
+    def test_elbo(self) -> list[float]:
+        """The ELBO of the test set, in nats per data point."""
+        return [r - k for r, k in zip(self.test_reconstruction, self.test_kl, strict=True)]
+
+
+class Run(NamedTuple):
+    """A recorded run: its history, and the facts of where, when and with what it was made."""
+
+    history: History
+    facts: dict[str, Any]
+
+
+def fit(
+    model: VAE,
+    x: Tensor,
+    *,
+    num_epochs: int,
+    x_test: Tensor | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    schedule: Callable[[float], float] | None = None,
+    seed: int = 0,
+    preprocess: Callable[..., Tensor] | None = None,
+    device: torch.device | str | None = None,
+    precision: torch.dtype = torch.float32,
+    compile: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> History:
+    r"""Maximise the mean ELBO by stochastic gradients (Adam).
+
+    .. math:: \theta, \phi \leftarrow \text{Adam step on } - \frac1B \sum_{b=1}^B \mathrm{ELBO}(x_b)
+
+    Each epoch visits the data in a new random order; the last N mod B of that order are left out. With ``checkpoint``,
+    the state is written there after every epoch, and a later call with the same settings goes on from it.
+
+    Args:
+        model: a VAE, changed in place and moved to ``device``.
+        x: training data, (N, \*D), bytes or floats; what the likelihood describes, after ``preprocess``.
+        num_epochs: passes over the data.
+        x_test: test data, (M, \*D), evaluated after each epoch exactly as given.
+        batch_size: B, at most N.
+        learning_rate: Adam's step size.
+        schedule: factor on the learning rate as a function of the fraction of training done, such as
+            :func:`warmup_cosine`; constant without it.
+        seed: of the one generator behind order, preprocessing and latents.
+        preprocess: applied to every training batch as ``preprocess(batch, generator=...)``, such as
+            :func:`vae_tutorial.data.binarize` for a fresh binarization each time.
+        device: where to train; by default where the model is.
+        precision: the networks' arithmetic: ``torch.float32``, or ``torch.bfloat16`` by autocast. The bound itself is
+            always computed in the model's own precision.
+        compile: compile the two networks with ``torch.compile``.
+        checkpoint: file to write after each epoch and to resume from.
+        progress: show a progress bar.
+
+    Returns:
+        The history, one entry an epoch, in nats per data point.
+
+    Raises:
+        ValueError: for settings or data that make no sense, or a checkpoint of another run.
+        FloatingPointError: when the bound is not finite; the checkpoint of the last good epoch is kept.
+
+    Source: Kingma and Welling (2014), algorithm 1; Kingma and Ba (2015) for Adam.
+
+    >>> from vae_tutorial import models
+    >>> vae, x = models.linear_vae((4,), num_latents=1), torch.ones(8, 4)
+    >>> history = fit(vae, x, num_epochs=2, batch_size=4, progress=False)
+    >>> len(history.train_elbo)
+    2
+    """
+    if compile:
+        model.encoder.compile()
+        model.decoder.compile()
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    loop = _Loop(
+        model=model.to(device),
+        x=x.to(device),
+        optimizer=torch.optim.Adam(model.parameters(), learning_rate, fused=True),
+        generator=torch.Generator(device).manual_seed(seed),
+        rate=lambda done: learning_rate * (schedule(done / num_epochs) if schedule else 1.0),
+        batch_size=batch_size,
+        preprocess=preprocess,
+        precision=precision,
+    )
+    _check_fit(loop, x_test, num_epochs, learning_rate)
+    history, settings = History([], [], [], [], []), _settings(loop, num_epochs, learning_rate, schedule, seed)
+    if checkpoint is not None and Path(checkpoint).exists():
+        history = _resume(loop, settings, Path(checkpoint))
+    with _progress_bar(loop, num_epochs, len(history.seconds), progress) as bar:
+        for epoch in range(len(history.seconds), num_epochs):
+            start = time.perf_counter()
+            train = _train_epoch(loop, epoch, bar)
+            seconds = time.perf_counter() - start
+            test = None if x_test is None else average_terms(model, x_test, precision=precision)
+            _append(history, train, test, seconds)
+            if checkpoint is not None:
+                _save_checkpoint(loop, settings, history, Path(checkpoint))
+    model.eval()
+    return history
+
+
+@torch.no_grad()
+def average_terms(
+    model: VAE, x: Tensor, *, batch_size: int = 500, seed: int = 0, precision: torch.dtype = torch.float32
+) -> ElboTerms:
+    r"""The two terms of the ELBO, averaged over a data set, in nats per data point.
+
+    .. math:: \frac1N \sum_{n=1}^N \log p(x_n \mid z_n), \quad z_n \sim q(z \mid x_n), \qquad \text{and} \qquad
+        \frac1N \sum_{n=1}^N \mathrm{KL}(q(z \mid x_n) \,\|\, p(z))
+
+    One sample a data point, from a generator seeded anew in each call: the same noise every time, so that two calls
+    differ by the weights and by nothing else.
+
+    Args:
+        model: a VAE, on its device.
+        x: data, (N, \*D), bytes or floats, on any device.
+        batch_size: data points evaluated at once.
+        seed: of the noise.
+        precision: the networks' arithmetic, as in :func:`fit`.
+
+    Returns:
+        ``ElboTerms(reconstruction, kl)``, two scalars in double precision.
+
+    Raises:
+        ValueError: for data that the model does not describe.
+
+    Source: Kingma and Welling (2014), equation (7).
+
+    >>> from vae_tutorial import models
+    >>> average_terms(models.linear_vae((4,), num_latents=1), torch.ones(8, 4)).kl.shape
+    torch.Size([])
+    """
+    parameter = next(model.parameters())
+    model.check_data(x)
+    model.eval()
+    generator = torch.Generator(parameter.device).manual_seed(seed)
+    total = torch.zeros(2, dtype=torch.float64, device=parameter.device)
+    for batch in x.split(batch_size):
+        batch = batch.to(parameter.device, parameter.dtype)
+        with _autocast(parameter.device, precision):
+            terms = model.elbo_terms(batch, generator=generator)
+        total += torch.stack(terms).double().sum(-1)
+    return ElboTerms(*(total / len(x)).cpu())
+
+
+def warmup_cosine(done: float) -> float:
+    r"""Schedule for :func:`fit`: a linear rise over the first 5 % of training, then half a cosine down to 0.
+
+    .. math:: f(t) = \begin{cases} t / 0.05 & t < 0.05 \\
+        \tfrac12 \big( 1 + \cos \pi \frac{t - 0.05}{0.95} \big) & t \ge 0.05 \end{cases}
+
+    Args:
+        done: fraction t of training done, from 0 to 1.
+
+    Returns:
+        The factor on the learning rate, from 0 to 1.
+
+    Source: Loshchilov and Hutter (2017) for the cosine.
+
+    >>> warmup_cosine(0.0), warmup_cosine(0.05), warmup_cosine(1.0)
+    (0.0, 1.0, 0.0)
+    """
+    warmup = 0.05
+    if done < warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+def save_run(
+    path: str | os.PathLike[str], model: VAE, history: History, *, dtype: torch.dtype = torch.float16, **facts: Any
+) -> None:
+    """Record a finished run in one small file: the weights, rounded to ``dtype``, the history, and where it was made.
+
+    Args:
+        path: the file to write.
+        model: the trained model.
+        history: what :func:`fit` returned, in nats.
+        dtype: type in which the weights, of any shape, are stored.
+        facts: anything else worth recording: numbers and strings.
+
+    >>> from vae_tutorial import models
+    >>> import tempfile
+    >>> path, vae = Path(tempfile.mkdtemp()) / "run.pt", models.linear_vae((4,), num_latents=1)
+    >>> save_run(path, vae, History([], [], [], [], []), batch_size=128)
+    >>> load_run(path, vae).facts["batch_size"]
+    128
+    """
+    parameter = next(model.parameters())
+    facts = {
+        "device": _device_name(parameter.device),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "training_seconds": sum(history.seconds),
+        **facts,
+    }
+    state = {name: tensor.cpu().to(dtype) for name, tensor in model.state_dict().items()}
+    _write(Path(path), {"model": state, "history": history._asdict(), "facts": facts})
+
+
+def load_run(path: str | os.PathLike[str], model: VAE) -> Run:
+    """Load a recorded run: its weights into ``model``, its history and facts as a result.
+
+    Args:
+        path: a file written by :func:`save_run`.
+        model: a model of the recorded shape, changed in place.
+
+    Returns:
+        ``Run(history, facts)``; the history in nats, lists of shape (number of epochs,).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no recorded run, or one of another model.
+
+    >>> load_run("nowhere.pt", None)
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: no recorded run at nowhere.pt: train the model and save it there first
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no recorded run at {path}: train the model and save it there first")
+    record = _read(Path(path), {"model", "history", "facts"})
+    _load_weights(model, record["model"], Path(path))
+    return Run(History(**record["history"]), record["facts"])
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What one training step needs, from the model to the precision."""
+
+    model: VAE
+    x: Tensor
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    rate: Callable[[float], float]  # learning rate after so many epochs
+    batch_size: int
+    preprocess: Callable[..., Tensor] | None
+    precision: torch.dtype
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.x) // self.batch_size
+
+
+def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
+    """One pass over the data: the bound's two terms at every step, (num_steps, 2)."""
+    loop.model.train()
+    terms = torch.zeros(loop.num_steps, 2, dtype=torch.float64, device=loop.x.device)
+    order = torch.randperm(len(loop.x), generator=loop.generator, device=loop.x.device)
+    checked = 0
+    for step, index in enumerate(order[: loop.num_steps * loop.batch_size].split(loop.batch_size)):
+        rate = loop.rate(epoch + step / loop.num_steps)
+        terms[step] = _train_step(loop, _batch(loop, loop.x[index]), rate)
+        if step + 1 - checked == CHECK_EVERY or step + 1 == loop.num_steps:
+            latest = terms[checked : step + 1]
+            _check_finite(latest, epoch, checked, loop)
+            bar.set_postfix_str("reconstruction {:.1f}, kl {:.1f}".format(*latest.mean(0).tolist()), refresh=False)
+            bar.update(len(latest))
+            checked = step + 1
+    return terms
+
+
+def _train_step(loop: _Loop, x: Tensor, rate: float) -> Tensor:
+    """One step uphill: the batch means of the bound's two terms, (2,), without a gradient."""
+    loop.optimizer.param_groups[0]["lr"] = rate
+    with _autocast(x.device, loop.precision):
+        terms = torch.stack(loop.model.elbo_terms(x, generator=loop.generator)).mean(-1)
+    loss = terms[1] - terms[0]  # minus the ELBO: kl - reconstruction
+    loop.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    loop.optimizer.step()
+    return terms.detach()
+
+
+def _batch(loop: _Loop, x: Tensor) -> Tensor:
+    """A batch as the model wants it: preprocessed, in the parameters' type."""
+    if loop.preprocess is not None:
+        x = loop.preprocess(x, generator=loop.generator)
+    return x.to(next(loop.model.parameters()).dtype)
+
+
+def _append(history: History, train: Tensor, test: ElboTerms | None, seconds: float) -> None:
+    reconstruction, kl = train.mean(0).tolist()
+    history.train_reconstruction.append(reconstruction)
+    history.train_kl.append(kl)
+    history.seconds.append(seconds)
+    if test is not None:
+        history.test_reconstruction.append(test.reconstruction.item())
+        history.test_kl.append(test.kl.item())
+
+
+def _check_finite(terms: Tensor, epoch: int, first_step: int, loop: _Loop) -> None:
+    finite = terms.isfinite().all(-1)
+    if not finite.all():
+        step = first_step + int(finite.int().argmin())
+        rate = loop.rate(epoch + step / loop.num_steps)
+        raise FloatingPointError(
+            f"the bound is not finite in epoch {epoch + 1}, step {step + 1} of {loop.num_steps}, at learning rate "
+            f"{rate:g}: try a lower one. A checkpoint, if asked for, still holds the last good epoch"
+        )
+
+
+def _check_fit(loop: _Loop, x_test: Tensor | None, num_epochs: int, learning_rate: float) -> None:
+    """Refuse settings and data that would fail late or, worse, not at all."""
+    if num_epochs < 1 or loop.batch_size < 1 or not 0 < learning_rate < math.inf:
+        given = f"num_epochs {num_epochs}, batch_size {loop.batch_size}, learning_rate {learning_rate}"
+        raise ValueError(f"num_epochs and batch_size must be at least 1, learning_rate positive and finite: {given}")
+    first = loop.x[: loop.batch_size]
+    if loop.preprocess is not None and len(first):  # on a generator of its own, or a check would change the run
+        first = loop.preprocess(first, generator=torch.Generator(first.device).manual_seed(0))
+    loop.model.check_data(loop.x if loop.preprocess is None else first)
+    if x_test is not None:
+        loop.model.check_data(x_test)
+    if loop.batch_size > len(loop.x):
+        raise ValueError(f"batch_size {loop.batch_size} is larger than the set of {len(loop.x)} data points")
+
+
+def _settings(
+    loop: _Loop, num_epochs: int, learning_rate: float, schedule: Callable[[float], float] | None, seed: int
+) -> dict[str, Any]:
+    """What a checkpoint must agree in, for a resumed run to be the same run."""
+
+    def name(function: Callable[..., Any] | None) -> str:
+        return getattr(function, "__qualname__", repr(function))
+
+    return {
+        "data points": len(loop.x),
+        "batch_size": loop.batch_size,
+        "learning_rate": learning_rate,
+        "schedule": f"{name(schedule)} over {num_epochs} epochs" if schedule else "constant",
+        "seed": seed,
+        "preprocess": name(loop.preprocess),
+        "precision": str(loop.precision),
+    }
+
+
+def _save_checkpoint(loop: _Loop, settings: dict[str, Any], history: History, path: Path) -> None:
+    state = {
+        "model": loop.model.state_dict(),
+        "optimizer": loop.optimizer.state_dict(),
+        "generator": loop.generator.get_state(),
+        "history": history._asdict(),
+        "settings": settings,
+    }
+    _write(path, state)
+
+
+def _resume(loop: _Loop, settings: dict[str, Any], path: Path) -> History:
+    state = _read(path, {"model", "optimizer", "generator", "history", "settings"})
+    differences = [
+        f"{key} was {state['settings'].get(key)}, is {value}"
+        for key, value in settings.items()
+        if state["settings"].get(key) != value
+    ]
+    if differences:
+        raise ValueError(f"{path} is the checkpoint of another run ({'; '.join(differences)}): name another file")
+    _load_weights(loop.model, state["model"], path)
+    loop.optimizer.load_state_dict(state["optimizer"])
+    loop.generator.set_state(state["generator"])
+    return History(**state["history"])
+
+
+def _load_weights(model: VAE, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds the weights of another model: {error}") from error
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all: to a temporary name first, then renamed, which no reader sees halfway."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, keys: set[str]) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): delete it, or name another file") from error
+    if not isinstance(content, dict) or set(content) != keys:
+        raise ValueError(f"{path} does not hold {', '.join(sorted(keys))}: it is some other file")
+    return content
+
+
+def _progress_bar(loop: _Loop, num_epochs: int, done: int, progress: bool) -> "tqdm[Any]":
+    # Without a word on `disable`, tqdm obeys the environment variable TQDM_DISABLE.
+    options = {} if progress else {"disable": True}
+    return tqdm(total=num_epochs * loop.num_steps, initial=done * loop.num_steps, unit="step", **options)
+
+
+def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
