@@ -1,0 +1,411 @@
+"""The rules of the house: what imports what, what is documented, what is pinned, what never gets into a file.
+
+Each guard is a function that returns a list of problems. It is asked twice: about this project, where the list must be
+empty, and about a small broken example, where it must not be.
+"""
+
+import ast
+import doctest
+import importlib
+import importlib.metadata
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vae_tutorial"
+
+# What each module may import of the package: only what stands to its left.
+#   gaussian <- likelihoods, linear_gaussian;   gaussian, likelihoods, bounds <- gradients, models <- training, evaluation
+BASE = {"gaussian", "likelihoods", "bounds"}
+MAY_IMPORT = {
+    "gaussian": set(),
+    "likelihoods": {"gaussian"},
+    "bounds": set(),
+    "linear_gaussian": {"gaussian"},
+    "gradients": BASE,
+    "models": BASE,
+    "training": BASE | {"gradients", "models"},
+    "evaluation": BASE | {"gradients", "models"},
+    "data": set(),
+    "figures": set(),
+}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def imported(source: str) -> set[str]:
+    """Every module that a source imports, wherever the statement stands, by its dotted name."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            stem = ".".join(filter(None, ["vae_tutorial" if node.level else "", node.module]))
+            names |= {f"{stem}.{alias.name}" for alias in node.names} if stem == "vae_tutorial" else {stem}
+    return names
+
+
+# --- Imports ---------------------------------------------------------------------------------------------------------
+
+
+def import_direction(module: str, source: str) -> list[str]:
+    if module not in MAY_IMPORT:
+        return [f"{module} has no place in the order of the modules: give it one in MAY_IMPORT"]
+    siblings = {name.split(".")[1] for name in imported(source) if name.startswith("vae_tutorial.")}
+    return [f"{module} may not import {sibling}" for sibling in sorted(siblings - MAY_IMPORT[module])]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_modules_to_its_left(module):
+    assert import_direction(module, (PACKAGE / f"{module}.py").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("gaussian", "from vae_tutorial import likelihoods"),
+        ("likelihoods", "from . import bounds"),
+        ("bounds", "from .models import VAE"),
+        ("models", "def f():\n    import vae_tutorial.training"),
+        ("training", "from vae_tutorial.figures import plot_line"),
+        ("data", "from vae_tutorial import gaussian, bounds"),
+        ("newcomer", "import torch"),
+    ],
+)
+def test_the_import_guard_fails_on(module, source):
+    assert import_direction(module, source)
+
+
+def foreign_imports(module: str, source: str) -> list[str]:
+    """Of third parties, a module imports what pyproject.toml declares; only `figures` draws."""
+    allowed = {Requirement(line).name for line in PYPROJECT["project"]["dependencies"]} | {"vae_tutorial"}
+    allowed |= {"matplotlib"} if module == "figures" else set()
+    tops = {name.split(".")[0] for name in imported(source)} - set(sys.stdlib_module_names)
+    return [f"{module} imports {name}" for name in sorted(tops - allowed)]
+
+
+@pytest.mark.parametrize("module", ["__init__", *MODULES])
+def test_a_module_needs_only_what_the_package_declares(module):
+    assert foreign_imports(module, (PACKAGE / f"{module}.py").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("source", ["import scipy.stats", "def f():\n    import matplotlib.pyplot as plt"])
+def test_the_dependency_guard_fails_on(source):
+    assert foreign_imports("evaluation", source)
+
+
+def loaded_by(*statements: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has loaded after these statements."""
+    code = "; ".join([*statements, "import sys", "print(*{name.split('.')[0] for name in sys.modules})"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.anchor)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_beyond_torch():
+    new = loaded_by("import torch, vae_tutorial") - loaded_by("import torch") - set(sys.stdlib_module_names)
+    assert new <= {"vae_tutorial"}
+
+
+def test_only_figures_loads_matplotlib():
+    assert "matplotlib" not in loaded_by(
+        *(f"import vae_tutorial.{module}" for module in MODULES if module != "figures")
+    )
+    assert "matplotlib" in loaded_by("import vae_tutorial.figures")
+
+
+def test_importing_the_package_takes_about_as_long_as_importing_torch():
+    """A wide bound: it sees a heavy import that crept in, on a busy machine too. The exact ratio is a benchmark."""
+
+    def seconds(module):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True, cwd=PACKAGE.anchor)
+        return time.perf_counter() - start
+
+    runs = [(seconds("vae_tutorial"), seconds("torch")) for _ in range(3)]
+    package, torch = (min(times) for times in zip(*runs, strict=True))
+    assert package < 1.3 * torch + 0.3
+
+
+# --- Names and documentation -----------------------------------------------------------------------------------------
+
+
+def naming(module: str, source: str) -> list[str]:
+    """No `compute_...`, `get_...` or `utils`, and no `assert` where a ValueError should speak."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    bad = [f"{module}.{name}: a name is a verb or a quantity" for name in names if re.match(r"_*(compute|get)_", name)]
+    bad += [f"{module}: a module has one subject"] * bool(re.search(r"util|helper|misc|common", module))
+    return bad + [f"{module}, line {node.lineno}: assert" for node in nodes if isinstance(node, ast.Assert)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_say_what_they_are(module):
+    assert naming(module, (PACKAGE / f"{module}.py").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [("m", "def compute_kl(): ..."), ("m", "class A:\n    def get_x(self): ..."), ("utils", ""), ("m", "assert x > 0")],
+)
+def test_the_naming_guard_fails_on(module, source):
+    assert naming(module, source)
+
+
+def public(module: str) -> dict[str, object]:
+    """The functions and classes that a module defines and shows, by their dotted names."""
+    namespace = vars(importlib.import_module(f"vae_tutorial.{module}"))
+    kinds = (inspect.isfunction, inspect.isclass)
+    own = {n: v for n, v in namespace.items() if not n.startswith("_") and any(kind(v) for kind in kinds)}
+    return {f"{module}.{n}": v for n, v in own.items() if v.__module__ == f"vae_tutorial.{module}"}
+
+
+def methods(cls: type) -> dict[str, object]:
+    return {n: v for n, v in vars(cls).items() if inspect.isfunction(v) and not n.startswith("_")}
+
+
+PUBLIC = {name: thing for module in MODULES for name, thing in public(module).items()}
+FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
+CALLABLES = FUNCTIONS | {
+    f"{name}.{method}": function
+    for name, cls in PUBLIC.items()
+    if inspect.isclass(cls)
+    for method, function in methods(cls).items()
+}
+SHAPE = re.compile(r"\((?:\.\.\.|…|\*D|[A-Z]|\d+)(?:\s*,[^()]*)?\)|any shape")  # (B, J), (K, ...), (...), (B, *D), (N,)
+
+
+def documentation(function) -> list[str]:
+    """A docstring names every argument; it gives a shape where a tensor goes in or comes out."""
+    text, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    if not text:
+        return ["no docstring"]
+    arguments = [name for name in signature.parameters if name != "self"]
+    problems = [
+        f"the argument {n} is not described" for n in arguments if not re.search(rf"^\s*\*?{n}\b.*:", text, re.M)
+    ]
+    annotations = [signature.return_annotation, *(p.annotation for p in signature.parameters.values())]
+    tensors = any("Tensor" in str(a) or a is inspect.Signature.empty for a in annotations[: 1 + len(arguments)])
+    return problems + ["no shape"] * (tensors and not SHAPE.search(text))
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_every_public_function_is_documented_with_its_shapes(name):
+    assert documentation(CALLABLES[name]) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - set(FUNCTIONS)))
+def test_every_public_class_is_documented(name):
+    assert PUBLIC[name].__doc__
+    assert not PUBLIC[name].__doc__.startswith(name.split(".")[1] + "(")  # what NamedTuple writes by itself
+
+
+def examples(function) -> list[str]:
+    """A doctest that is not skipped, promises an output and keeps the promise."""
+    module = inspect.getmodule(function)
+    (test,) = doctest.DocTestFinder(recurse=False).find(function, "f", module, vars(module).copy()) or [None]
+    ran = [e for e in test.examples if doctest.SKIP not in e.options] if test else []
+    if not any(example.want for example in ran):
+        return ["no doctest with an output"]
+    report: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
+    return report
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_public_function_has_a_doctest_that_runs(name):
+    assert examples(FUNCTIONS[name]) == []
+
+
+def test_the_documentation_guards_fail_on():
+    def bare(x): ...
+
+    def shapeless(x):
+        """Doubles.
+
+        Args:
+            x: what to double.
+        """
+
+    def silent(x, y):
+        """Doubles x, (B,).
+
+        >>> 1 + 1  # doctest: +SKIP
+        2
+        """
+
+    def wrong(x):
+        """Doubles.
+
+        >>> 1 + 1
+        3
+        """
+
+    assert documentation(bare) == ["no docstring"]
+    assert documentation(shapeless) == ["no shape"]
+    assert documentation(silent) == ["the argument x is not described", "the argument y is not described"]
+    assert examples(bare)
+    assert examples(silent)
+    assert examples(wrong)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_tests_and_its_place_on_the_maps(module):
+    tests = ROOT / "tests" / f"test_{module}.py"
+    assert f"vae_tutorial.{module}" in imported(tests.read_text(encoding="utf-8")) if tests.exists() else False, tests
+    assert module in importlib.import_module("vae_tutorial").__doc__
+    assert f"vae_tutorial.{module}" in (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+
+
+# --- What is pinned, and what agrees ---------------------------------------------------------------------------------
+
+
+def unpinned(text: str) -> list[str]:
+    """Every line of a requirements file names one exact version; options and comments aside."""
+    problems = []
+    for line in (line.split(" #")[0].strip() for line in text.splitlines()):
+        if not line or line.startswith(("#", "-c ", "-r ")):
+            continue
+        try:
+            versions = list(Requirement(line).specifier)
+        except InvalidRequirement:
+            problems.append(f"{line}: not a requirement")
+            continue
+        if [v.operator for v in versions] != ["=="] or versions[0].version.endswith(".*"):
+            problems.append(f"{line}: not pinned exactly")
+    return problems
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "constraints.txt"])
+def test_versions_are_pinned_exactly(name):
+    assert unpinned((ROOT / name).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["torch", "torch>=2", "torch==2.*", "torch~=2.1", "--index-url https://a.b", "torch @ file:///x"]
+)
+def test_the_pin_guard_fails_on(line):
+    assert unpinned(line)
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "==" in line]
+    return {
+        r.name.lower(): next(iter(r.specifier)).version for r in map(Requirement, (s.split(" #")[0] for s in lines))
+    }
+
+
+def declared() -> list[Requirement]:
+    project = PYPROJECT["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return [r for r in map(Requirement, lines) if r.name != project["name"]]
+
+
+@pytest.mark.parametrize("requirement", declared(), ids=str)
+def test_every_declared_dependency_is_pinned_within_its_range(requirement):
+    assert requirement.specifier.contains(pins("requirements.txt")[requirement.name.lower()])
+
+
+def test_no_version_is_pinned_twice():
+    assert not set(pins("requirements.txt")) & set(pins("constraints.txt"))
+
+
+def test_what_the_tests_import_is_pinned():
+    distributions = importlib.metadata.packages_distributions()
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py")]
+    tops = {name.split(".")[0] for source in sources for name in imported(source)} - set(sys.stdlib_module_names)
+    local = {"vae_tutorial", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    missing = {
+        top for top in tops - local if not {d.lower() for d in distributions[top]} & set(pins("requirements.txt"))
+    }
+    assert missing == set()
+
+
+def versions(pyproject: str, citation: str, changelog: str) -> set[str]:
+    """The version that each of the three files gives; the changelog's is that of its first entry."""
+    first = re.search(r"^## .*?(\d+\.\d+\S*)", changelog, re.M)
+    assert first, "CHANGELOG.md has no entry with a version"
+    found = tomllib.loads(pyproject)["project"]["version"], yaml.safe_load(citation)["version"], first[1].strip("[](),")
+    return {str(Version(str(version))) for version in found}
+
+
+def test_the_files_agree_on_the_version():
+    names = ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")
+    assert len(versions(*((ROOT / name).read_text(encoding="utf-8") for name in names))) == 1
+
+
+def test_the_version_guard_fails_on():
+    good = '[project]\nversion = "1.2.0"', "version: 1.2.0", "# Changelog\n\n## 1.2.0 (2024-05-01)\n\n## 1.1.0"
+    assert len(versions(*good)) == 1
+    assert len(versions(good[0], "version: 1.1.0", good[2])) == 2
+    assert len(versions(*good[:2], "## 1.3.0")) == 2
+
+
+# --- What never gets into a file -------------------------------------------------------------------------------------
+
+
+def private_words() -> dict[str, re.Pattern]:
+    """What only this machine knows: its folders, and the hosts that its package installer asks."""
+    folders = {ROOT, Path.home(), Path(sys.prefix), Path(tempfile.gettempdir())} | set(ROOT.parents)
+    folders = {str(folder) for folder in folders if folder != Path(folder.anchor)} - {"/usr", "/opt", "/home"}
+    words = {folder: re.compile(rf"(?<![\w.~-]){re.escape(folder)}(?![\w-])") for folder in folders}
+    words["a home folder"] = re.compile(r"(?<![\w.~-])(?:/home/|/Users/|[A-Z]:\\Users\\)\w+")
+    pip = [sys.executable, "-m", "pip", "config", "list"]
+    settings = subprocess.run(pip, capture_output=True, text=True, check=False).stdout + " ".join(
+        value for name, value in os.environ.items() if re.match(r"(PIP|UV)_.*(INDEX|FIND_LINKS)", name)
+    )
+    hosts = {urlsplit(url).hostname for url in re.findall(r"https?://[^\s'\"]+", settings)} - {None, "pypi.org"}
+    return words | {host: re.compile(re.escape(host)) for host in hosts - {"download.pytorch.org"}}
+
+
+def leaks(text: str, words: dict[str, re.Pattern]) -> list[str]:
+    return [f"line {text.count(chr(10), 0, m.start()) + 1}: {m[0]}" for w in words.values() for m in w.finditer(text)]
+
+
+def tracked() -> list[Path]:
+    """The files under version control, or, in an unpacked archive, all that are not hidden or generated."""
+    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if git.returncode == 0:
+        return [ROOT / name for name in git.stdout.split("\0") if name and (ROOT / name).exists()]
+    generated = {"_build", "build", "dist", "__pycache__"}
+    paths = [p for p in ROOT.rglob("*") if p.is_file() and not generated & set(p.parts)]
+    return [p for p in paths if not any(part.startswith(".") for part in p.relative_to(ROOT).parts)]
+
+
+def test_no_file_names_this_machine():
+    words, found = private_words(), {}
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" not in data and (problems := leaks(data.decode("utf-8", "replace"), words)):
+            found[str(path.relative_to(ROOT))] = problems
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "line", [f"open('{ROOT}/x')", f"see {Path.home()}/y", f"{tempfile.gettempdir()}/z", sys.prefix]
+)
+def test_the_machine_guard_fails_on(line):
+    assert leaks(line, private_words())
+
+
+def test_the_machine_guard_knows_the_installers_host(monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://user@mirror.example/simple")
+    assert leaks("get it at mirror.example", private_words())
+
+
+def test_the_machine_guard_passes_what_is_public():
+    assert (
+        leaks("https://pypi.org/simple and https://a.org/home/x, /usr/share/datasets, a/tmp/b", private_words()) == []
+    )
