@@ -18,8 +18,8 @@ INSTALLED := .venv/.installed
 EXECUTED  := _build/.execution
 BUILT     := _build/.built
 
-PACKAGE := $(shell find vae_tutorial -name '*.py' -o -path '*/datasets/*' -type f)
-RESULTS := $(shell find book/results -type f)
+PACKAGE := $(wildcard vae_tutorial/*.py vae_tutorial/datasets/*)
+RESULTS := $(wildcard book/results/*)
 PAGES   := $(shell find book -type f -not -path '*/.*' -not -path 'book/results/*')
 
 .PHONY: help book test lint notebooks clean
