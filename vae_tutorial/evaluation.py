@@ -48,7 +48,7 @@ def log_likelihood(
         ValueError: if ``num_samples``, ``batch_size`` or ``chunk_size`` is below 1, or for data the model does not
             describe.
 
-    Source: Burda, Grosse and Salakhutdinov (2016), section 3; Rezende, Mohamed and Wierstra (2014), appendix E.
+    Source: Burda, Grosse and Salakhutdinov (2016), section 3.
 
     >>> from vae_tutorial import models
     >>> vae = models.linear_vae((4,), num_latents=2)
