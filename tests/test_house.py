@@ -262,10 +262,15 @@ def test_the_documentation_guards_fail_on():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_module_has_its_tests_and_its_place_on_the_maps(module):
-    tests = ROOT / "tests" / f"test_{module}.py"
-    assert f"vae_tutorial.{module}" in imported(tests.read_text(encoding="utf-8")) if tests.exists() else False, tests
-    assert module in importlib.import_module("vae_tutorial").__doc__
+def test_every_module_has_its_tests(module):
+    path = ROOT / "tests" / f"test_{module}.py"
+    assert path.exists()
+    assert f"vae_tutorial.{module}" in imported(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_is_on_the_maps(module):
+    assert re.search(rf"\b{module}\b", importlib.import_module("vae_tutorial").__doc__ or "")
     assert f"vae_tutorial.{module}" in (ROOT / "book" / "api.md").read_text(encoding="utf-8")
 
 

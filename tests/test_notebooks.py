@@ -1,0 +1,436 @@
+"""The chapters as they are committed: executed in order, text outputs, tags, exercises, citations, captions.
+
+Each guard takes a notebook and returns a list of problems. Every guard is asked about every chapter, where the list must
+be empty, and about deliberately broken copies of a small good notebook, where it must not be.
+"""
+
+import ast
+import copy
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pybtex.database import parse_file, parse_string
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
+REFERENCES = parse_file(str(BOOK / "references.bib"))
+
+CHECKED = "nbval-check-output"
+GPU = {"gpu", "skip-execution", "nbval-skip"}  # both builders skip such a cell and show what was recorded
+SHOWN = {f"{what}-{part}" for what in ("hide", "remove") for part in ("input", "output", "cell")}
+PATH = re.compile(r"(?<![\w.~/:<-])/(?:home|root|Users|tmp|var|mnt|private|content)/|[A-Z]:\\\\?\w|ipykernel_\d|~/\w")
+DRAWS = re.compile(r"\bplt\.\w+\(|\bplot_\w+\(|\.render\(")
+
+
+def tags(cell):
+    return set(cell.metadata.get("tags", []))
+
+
+def code(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def prose(nb):
+    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+
+
+def name(cell):
+    return f"the cell that begins {cell.source.strip().splitlines()[0]!r}" if cell.source.strip() else "an empty cell"
+
+
+def printed(cell):
+    return "\n".join(out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
+
+
+# --- What was executed, and what is stored ---------------------------------------------------------------------------
+
+
+def is_executed_in_order(nb):
+    """Counts 1..n, with nothing empty in between: nbval passes a cell without a count in silence."""
+    return [
+        f"{name(cell)}: count {cell.execution_count}, not {count}"
+        for count, cell in enumerate(code(nb), start=1)
+        if cell.execution_count != count or not cell.source.strip()
+    ]
+
+
+def stores_text_only(nb):
+    outputs = [(cell, out) for cell in code(nb) if "gpu" not in tags(cell) for out in cell.outputs]
+    kinds = [(cell, kind) for cell, out in outputs for kind in out.get("data", {})]
+    return [f"{name(cell)}: stores {kind}" for cell, kind in kinds if not kind.startswith("text/")]
+
+
+def raises_and_warns_nowhere(nb):
+    outputs = [(cell, out) for cell in code(nb) for out in cell.outputs]
+    bad = [(cell, out) for cell, out in outputs if out.output_type == "error" or out.get("name") == "stderr"]
+    return [f"{name(cell)}: {out.get('ename', 'stderr')}" for cell, out in bad]
+
+
+def prints_no_leftover_repr(nb):
+    repr_ = re.compile(r"<(Figure|Axes|IPython|matplotlib|function|module)\b|\bat 0x[0-9a-f]+|^\[<", re.M)
+    return [f"{name(cell)}: prints {found[0]!r}" for cell in code(nb) if (found := repr_.search(printed(cell)))]
+
+
+def names_no_local_path(nb):
+    texts = [(cell, text) for cell in nb.cells for text in [cell.source, *map(str, cell.get("outputs", []))]]
+    return [f"{name(cell)}: {found[0]!r}" for cell, text in texts if (found := PATH.search(text))]
+
+
+def has_minimal_metadata(nb):
+    allowed = {"kernelspec": {"display_name", "language", "name"}, "language_info": {"name"}}
+    problems = [f"notebook metadata: {key}" for key in nb.metadata if key not in allowed]
+    problems += [f"{key}: {sub}" for key in allowed for sub in set(nb.metadata.get(key, {})) ^ allowed[key]]
+    problems += [f"{name(c)}: metadata {key}" for c in nb.cells for key in set(c.metadata) - {"tags", "mystnb"}]
+    return problems + ["the kernel is not python3"] * (nb.metadata.get("kernelspec", {}).get("name") != "python3")
+
+
+# --- Tags ------------------------------------------------------------------------------------------------------------
+
+
+def has_known_tags(nb):
+    known = {CHECKED} | GPU | SHOWN
+    return [f"{name(cell)}: unknown tag {tag}" for cell in nb.cells for tag in tags(cell) - known]
+
+
+def says_where_gpu_cells_ran(nb):
+    """All three tags or none; outputs that give the date and the version of torch; nothing to compare."""
+    problems = []
+    for cell in (cell for cell in nb.cells if tags(cell) & GPU):
+        if not tags(cell) >= GPU or CHECKED in tags(cell):
+            problems.append(f"{name(cell)}: has the tags {sorted(tags(cell))}")
+        if not re.search(r"\b20\d\d-\d\d-\d\d\b", printed(cell)) or "torch" not in printed(cell):
+            problems.append(f"{name(cell)}: no recorded output with its date and torch's version")
+    return problems
+
+
+def has_four_checked_cells(nb):
+    checked = [cell for cell in code(nb) if CHECKED in tags(cell)]
+    problems = [f"only {len(checked)} cells are checked"] * (len(checked) < 4)
+    return problems + [f"{name(cell)}: checked, but prints nothing" for cell in checked if not printed(cell).strip()]
+
+
+def checks_what_every_machine_prints(nb):
+    """At most 3 decimals in a checked output, and no digits of a rounding error: the 10^-15 of one machine is its own."""
+    digits = re.compile(r"\d\.\d{4,}(?!\d*e[+-])|\d\.\d+e[+-]?\d+")
+    checked = [cell for cell in code(nb) if CHECKED in tags(cell)]
+    return [f"{name(cell)}: prints {found[0]}" for cell in checked if (found := digits.search(printed(cell)))]
+
+
+# --- Code ------------------------------------------------------------------------------------------------------------
+
+
+def has_plain_python(nb):
+    problems = []
+    for cell in code(nb):
+        try:
+            ast.parse(cell.source)
+        except SyntaxError as error:
+            problems.append(f"{name(cell)}: {error.msg}")
+    return problems
+
+
+def has_short_cells(nb):
+    lines = [(cell, [line for line in cell.source.splitlines() if line.strip(" \t)]}")]) for cell in code(nb)]
+    sizes = [(cell, sum(not line.lstrip().startswith("#") for line in of)) for cell, of in lines]
+    return [f"{name(cell)}: {size} lines of code" for cell, size in sizes if size > 12]
+
+
+def leaves_definitions_to_the_package(nb):
+    """No class, and no function beyond a toy target of a few lines."""
+    nodes = [
+        (cell, node) for cell in code(nb) if not has_plain_python(new_notebook(cells=[cell])) for node in walk(cell)
+    ]
+    problems = [f"{name(cell)}: class {node.name}" for cell, node in nodes if isinstance(node, ast.ClassDef)]
+    functions = [(cell, node) for cell, node in nodes if isinstance(node, ast.FunctionDef)]
+    return problems + [f"{name(cell)}: def {f.name}" for cell, f in functions if f.end_lineno - f.lineno > 4]
+
+
+def walk(cell):
+    return ast.walk(ast.parse(cell.source))
+
+
+# --- What a chapter owes its reader ----------------------------------------------------------------------------------
+
+
+def directives(kind, text):
+    """The blocks of one kind in the MyST text, as (argument, label)."""
+    block = rf"^[`:]{{3,}}\{{{kind}(?:-start)?\}}[ \t]*(\S*).*\n((?::[\w-]+:.*\n?)*)"
+    found = re.findall(block, text, re.M)
+    labels = [re.search(r"^:label:\s*(\S+)", options, re.M) for _, options in found]
+    return [(argument, label[1] if label else "") for (argument, _), label in zip(found, labels, strict=True)]
+
+
+def has_exercises_with_solutions(nb):
+    exercises = [label for _, label in directives("exercise", prose(nb))]
+    solutions = [argument for argument, _ in directives("solution", prose(nb))]
+    problems = [f"{len(exercises)} exercises, where three to six are due"] * (not 3 <= len(exercises) <= 6)
+    problems += ["an exercise has no label"] * ("" in exercises)
+    problems += [f"{label}: {solutions.count(label)} solutions" for label in exercises if solutions.count(label) != 1]
+    return problems + [f"{label}: a solution to nothing" for label in set(solutions) - set(exercises)]
+
+
+def cites_what_exists(nb):
+    keys = [key.strip() for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", prose(nb)) for key in keys.split(",")]
+    return ["cites nothing"] * (not keys) + [f"cites {key}" for key in keys if key not in REFERENCES.entries]
+
+
+def describes_its_figures(nb):
+    """A caption and a name, and for those who do not see the figure a sentence that says what it shows."""
+    problems = []
+    for cell in (cell for cell in code(nb) if DRAWS.search(cell.source)):
+        shown = cell.metadata.get("mystnb", {})
+        alt, figure = shown.get("image", {}).get("alt", ""), shown.get("figure", {})
+        problems += [f"{name(cell)}: no {key}" for key in ("caption", "name") if not figure.get(key, "").strip()]
+        problems += [f"{name(cell)}: alt text {alt!r}"] * (len(alt) < 30 or bool(re.search(r"[$\\]", alt)))
+        problems += [f"{name(cell)}: the alt text is the caption"] * (alt == figure.get("caption"))
+    return problems
+
+
+def has_the_sections_of_a_chapter(nb):
+    headings = "\n".join(re.findall(r"^#+ .*$", prose(nb), re.M)).lower()
+    due = {"able to": "what the reader will be able to do", "mistake": "common mistakes", "exercise": "exercises"}
+    due["read next"] = "what to read next"
+    problems = [f"no section on {what}" for word, what in due.items() if word not in headings]
+    problems += ["does not begin with its title"] * (not nb.cells[0].source.startswith("# "))
+    numbered = re.search(r"^\$\$ *\([\w:-]+\)|\{math\}[^\n]*\n:label:|\\label\{", prose(nb), re.M)
+    return problems + ["no numbered equation"] * (numbered is None)
+
+
+GUARDS = [
+    is_executed_in_order,
+    stores_text_only,
+    raises_and_warns_nowhere,
+    prints_no_leftover_repr,
+    names_no_local_path,
+    has_minimal_metadata,
+    has_known_tags,
+    says_where_gpu_cells_ran,
+    has_four_checked_cells,
+    checks_what_every_machine_prints,
+    has_plain_python,
+    has_short_cells,
+    leaves_definitions_to_the_package,
+    has_exercises_with_solutions,
+    cites_what_exists,
+    describes_its_figures,
+    has_the_sections_of_a_chapter,
+]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_a_chapter(guard, path):
+    assert guard(nbformat.read(path, as_version=4)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_is_a_valid_notebook(path):
+    nb = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(nb)
+    assert (nb.nbformat, nb.nbformat_minor) >= (4, 5)
+
+
+# --- The guards themselves -------------------------------------------------------------------------------------------
+
+GPU_OUTPUT = "bound -240.1\nNVIDIA A100, torch 2.13.0, 2024-05-01\n"
+FIGURE = {"image": {"alt": "A line that rises from the origin to one."}, "figure": {"caption": "A line.", "name": "f"}}
+
+
+def good():
+    """A small notebook that satisfies every guard."""
+    cells = [
+        new_markdown_cell("# A chapter\n\n## What you will be able to do\n\n$$\na = b\n$$ (a-b)\n\nSee {cite:t}`key`.")
+    ]
+    key = next(iter(REFERENCES.entries))
+    cells[0].source = cells[0].source.replace("key", key)
+    for count in range(1, 5):
+        output = new_output("stream", name="stdout", text="2.718\n")
+        cells.append(
+            new_code_cell("print(2.718)", execution_count=count, outputs=[output], metadata={"tags": [CHECKED]})
+        )
+    cells.append(
+        new_code_cell("_ = plt.plot(x)\nplt.show()", execution_count=5, metadata={"mystnb": copy.deepcopy(FIGURE)})
+    )
+    output = new_output("stream", name="stdout", text=GPU_OUTPUT)
+    cells.append(new_code_cell("fit()", execution_count=6, outputs=[output], metadata={"tags": sorted(GPU)}))
+    cells.append(new_markdown_cell("## Common mistakes\n\n## Exercises\n\n## What to read next"))
+    for label in "abc":
+        cells.append(new_markdown_cell(f"```{{exercise}} A title\n:label: {label}\n\nProve it.\n```"))
+        cells.append(new_markdown_cell(f"```{{solution-start}} {label}\n:class: dropdown\n```\n\nDone."))
+        cells.append(new_markdown_cell("```{solution-end}\n```"))
+    metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    return new_notebook(cells=cells, metadata=metadata | {"language_info": {"name": "python"}})
+
+
+def source(text, cell=1):
+    return lambda nb: nb.cells[cell].update(source=text)
+
+
+def prints(text, cell=1):
+    return lambda nb: nb.cells[cell].outputs[0].update(text=text)
+
+
+def stores(output, cell=1):
+    return lambda nb: nb.cells[cell].update(outputs=[output])
+
+
+def tagged(*names, cell=1):
+    return lambda nb: nb.cells[cell].metadata.update(tags=list(names))
+
+
+def replaced(old, new):
+    def change(nb):
+        for cell in nb.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return change
+
+
+def shown(part, **keys):
+    def change(nb):
+        nb.cells[5].metadata["mystnb"][part].update(keys)
+
+    return change
+
+
+PICTURE = new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "2"})
+BREAKS = {
+    is_executed_in_order: [
+        lambda nb: nb.cells[2].update(execution_count=7),
+        lambda nb: nb.cells[6].update(execution_count=None),
+        lambda nb: nb.cells.pop(2),
+        source(" "),
+    ],
+    stores_text_only: [stores(PICTURE)],
+    raises_and_warns_nowhere: [
+        stores(new_output("error", ename="ValueError", evalue="", traceback=[])),
+        lambda nb: nb.cells[1].outputs[0].update(name="stderr"),
+        lambda nb: nb.cells[6].outputs[0].update(name="stderr"),
+    ],
+    prints_no_leftover_repr: [
+        prints("<Figure size 640x480 with 1 Axes>"),
+        prints("[<matplotlib.lines.Line2D at 0x7f]"),
+        stores(new_output("execute_result", {"text/plain": "<Axes: >"})),
+    ],
+    names_no_local_path: [
+        source("open('/home/ann/x')"),
+        prints("File /tmp/ipykernel_1/2.py"),
+        prints("C:\\Users\\ann"),
+        source("See `~/book`.", cell=0),
+    ],
+    has_minimal_metadata: [
+        lambda nb: nb.metadata.update(widgets={}),
+        lambda nb: nb.metadata.language_info.update(version="3.11.7"),
+        lambda nb: nb.metadata.kernelspec.update(name="my-env"),
+        lambda nb: nb.cells[1].metadata.update(collapsed=True),
+        lambda nb: nb.metadata.pop("kernelspec"),
+    ],
+    has_known_tags: [tagged("nbval-check-outputs"), tagged("raises-exception"), tagged("hidden", cell=0)],
+    says_where_gpu_cells_ran: [
+        tagged("gpu"),
+        tagged("gpu", "skip-execution", cell=6),
+        tagged("nbval-skip", cell=1),
+        tagged(*GPU, CHECKED, cell=6),
+        prints("bound -240.1", cell=6),
+        lambda nb: nb.cells[6].update(outputs=[]),
+    ],
+    has_four_checked_cells: [tagged(), lambda nb: nb.cells[1].update(outputs=[]), prints("\n")],
+    checks_what_every_machine_prints: [prints("error 2.84e-14"), prints("bound -240.12345")],
+    has_plain_python: [source("%matplotlib inline"), source("!pip install x"), source("print(")],
+    has_short_cells: [source("\n".join(f"x = {n}" for n in range(13)))],
+    leaves_definitions_to_the_package: [
+        source("class A:\n    pass"),
+        source("if True:\n    def f(x):\n" + "        x += 1\n" * 5),
+    ],
+    has_exercises_with_solutions: [
+        replaced(":label: a\n", ":label: d\n"),
+        replaced("{solution-start} b", "{note}"),
+        replaced("{exercise}", "{tip}"),
+        replaced(":label: c\n", ""),
+        lambda nb: nb.cells.append(new_markdown_cell("```{solution} a\n```")),
+        lambda nb: nb.cells.extend(4 * [new_markdown_cell("```{exercise}\n:label: z\n```")]),
+    ],
+    cites_what_exists: [replaced("{cite:t}", ""), lambda nb: nb.cells.append(new_markdown_cell("{cite}`nobody1900`"))],
+    describes_its_figures: [
+        shown("image", alt=""),
+        shown("image", alt="The value of $x$ against time, a line."),
+        shown("figure", caption=FIGURE["image"]["alt"]),
+        shown("figure", caption=" "),
+        shown("figure", name=""),
+        lambda nb: nb.cells[5].metadata.pop("mystnb"),
+        source("figures.plot_curve(x)"),
+    ],
+    has_the_sections_of_a_chapter: [
+        replaced("## Common mistakes", ""),
+        replaced("# A chapter", "A chapter"),
+        replaced(" (a-b)", ""),
+        replaced("read next", "do"),
+    ],
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_the_good_notebook_passes(guard):
+    assert guard(good()) == []
+
+
+@pytest.mark.parametrize(
+    ("guard", "change"), [(g, c) for g in GUARDS for c in BREAKS[g]], ids=lambda x: getattr(x, "__name__", "")
+)
+def test_the_guard_fails_on_a_broken_notebook(guard, change):
+    nb = good()
+    change(nb)
+    assert guard(nb)
+
+
+def test_code_up_to_the_limits_passes():
+    nb = good()
+    nb.cells[1].source = "def target(z):\n    '''A toy.'''\n    return -(z**2)\n\n\n# why\n" + "x = 1\n" * 9
+    assert has_short_cells(nb) == leaves_definitions_to_the_package(nb) == []
+
+
+# --- The pages around the chapters -----------------------------------------------------------------------------------
+
+
+def listed(toc):
+    """The documents of a table of contents, in its order."""
+    entries = [toc] if isinstance(toc, dict) else toc
+    below = [
+        entry.get(key, []) for entry in entries for key in ("chapters", "parts", "sections", "entries", "subtrees")
+    ]
+    own = [entry[key] for entry in entries for key in ("root", "file") if key in entry]
+    return own + [document for part in below for document in (listed(part) if part else [])]
+
+
+def test_the_table_of_contents_lists_every_page():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    pages = {f"book/{path.stem}" for path in [*NOTEBOOKS, *BOOK.glob("*.md")]}
+    assert set(listed(toc)) == pages
+    assert len(listed(toc)) == len(pages)
+
+
+def incomplete(references):
+    """A work is found by its author, title, year and the place where it appeared."""
+    places = {"journal", "booktitle", "publisher", "school", "institution", "eprint", "howpublished", "url"}
+    due = [(key, e, [f for f in ("title", "year") if f not in e.fields]) for key, e in references.entries.items()]
+    due = [
+        (key, miss + ["author"] * (not e.persons) + ["place"] * (not places & set(e.fields))) for key, e, miss in due
+    ]
+    return [f"{key}: no {', '.join(missing)}" for key, missing in due if missing]
+
+
+def test_every_reference_is_complete():
+    assert incomplete(REFERENCES) == []
+
+
+@pytest.mark.parametrize("missing", ["author", "title", "year", "journal"])
+def test_the_reference_guard_fails_without(missing):
+    fields = {"author": "A. Author", "title": "T", "year": "2000", "journal": "J"}
+    del fields[missing]
+    entry = ", ".join(f"{field} = {{{value}}}" for field, value in fields.items())
+    assert incomplete(parse_string(f"@article{{key, {entry}}}", "bibtex"))
