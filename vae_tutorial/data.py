@@ -336,7 +336,9 @@ def _fetch(url: str, file: Path) -> None:
     import pooch
     from tqdm import tqdm
 
-    with tqdm(desc=file.name, unit="B", unit_scale=True) as bar:
+    with tqdm(
+        desc=file.name, total=1, unit="B", unit_scale=True
+    ) as bar:  # pooch wants some total, and sets the true one
         pooch.HTTPDownloader(progressbar=bar)(url, file, None)
 
 
