@@ -183,7 +183,7 @@ def elbo(model: FactorAnalysis, x: Tensor, mu: Tensor, log_var: Tensor) -> Tenso
     >>> elbo(model, zero, zero, zero)  # W = 0, so q = N(0, 1) is the posterior: the log-evidence
     tensor([-0.9189])
     """
-    _check(model, x=x, z=mu)
+    _check(model, x=x, mu=mu, log_var_q=log_var)
     log_var = log_var.expand_as(mu)
     curvature = _posterior_precision(model).diagonal()  # minus the second derivative of the log-joint, (J,)
     return log_joint(model, x, mu) - 0.5 * log_var.exp() @ curvature + gaussian.entropy(log_var)
@@ -214,7 +214,7 @@ def kl_to_posterior(model: FactorAnalysis, x: Tensor, mu: Tensor, log_var: Tenso
     >>> kl_to_posterior(model, zero, zero + 1, zero)
     tensor([0.5000])
     """
-    _check(model, x=x, z=mu)
+    _check(model, x=x, mu=mu, log_var_q=log_var)
     log_var = log_var.expand_as(mu)
     precision = _posterior_precision(model)
     difference = mu - posterior(model, x).mean
@@ -241,7 +241,7 @@ def em_step(model: FactorAnalysis, x: Tensor) -> FactorAnalysis:
         New parameters, whose mean log-evidence is at least as high.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, or N is not greater than J + 1.
 
     Source: Rubin and Thayer (1982); Bishop (2006), section 12.2.4, with b estimated together with W.
 
@@ -250,6 +250,8 @@ def em_step(model: FactorAnalysis, x: Tensor) -> FactorAnalysis:
     tensor([3.])
     """
     mean, covariance = posterior(model, x)
+    if len(x) <= mean.shape[1] + 1:
+        raise ValueError(f"x must have more than J + 1 = {mean.shape[1] + 1} rows, got shape {tuple(x.shape)}")
     inputs = torch.cat([mean, mean.new_ones(len(x), 1)], 1)  # E[u], (N, J + 1)
     second_moment = inputs.mT @ inputs
     second_moment[:-1, :-1] += len(x) * covariance  # E[z z^T] = m m^T + S; the constant 1 has no variance
@@ -298,17 +300,28 @@ def _posterior_precision(model: FactorAnalysis) -> Tensor:
     return torch.eye(scaled.shape[1], dtype=scaled.dtype, device=scaled.device) + scaled.mT @ scaled
 
 
-def _check(model: FactorAnalysis, *, x: Tensor | None = None, z: Tensor | None = None) -> None:
-    """Refuse parameters that do not belong together, and data or latents that do not belong to the model."""
-    given = {"weight": model.weight, "bias": model.bias, "log_var": model.log_var, "x": x, "z": z}
+def _check(
+    model: FactorAnalysis,
+    *,
+    x: Tensor | None = None,
+    z: Tensor | None = None,
+    mu: Tensor | None = None,
+    log_var_q: Tensor | None = None,
+) -> None:
+    """Refuse parameters that do not belong together, and data, latents or a q that do not belong to the model."""
+    given = {**model._asdict(), "x": x, "z": z, "mu": mu, "log_var of q": log_var_q}
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items() if tensor is not None}
     fits = model.weight.dim() == 2
     if fits:
-        num_data, num_latents = model.weight.shape
-        fits &= shapes["bias"] == shapes["log_var"] == (num_data,)
-        fits &= x is None or (x.dim() == 2 and x.shape[1] == num_data)
-        fits &= z is None or (z.dim() >= 1 and z.shape[-1] == num_latents)
-        fits &= x is None or z is None or (z.dim() >= 2 and z.shape[-2] in (1, len(x)))
+        num_dims, num_latents = model.weight.shape
+        fits &= shapes["bias"] == shapes["log_var"] == (num_dims,)
+        fits &= x is None or (x.dim() == 2 and x.shape[1] == num_dims)
+        for latent in (z, mu):
+            if latent is not None and x is not None:
+                fits &= latent.dim() >= 2 and latent.shape[-1] == num_latents and latent.shape[-2] in (1, len(x))
+    if mu is not None and log_var_q is not None:  # q's log-variance may be shared, its mean may not
+        aligned = zip(reversed(log_var_q.shape), reversed(mu.shape), strict=False)
+        fits &= log_var_q.dim() <= mu.dim() and all(size in (1, of_mu) for size, of_mu in aligned)
     if not fits:
         listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(
