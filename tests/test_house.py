@@ -351,6 +351,10 @@ def test_the_files_agree_on_the_version():
     assert len(versions(*((ROOT / name).read_text(encoding="utf-8") for name in names))) == 1
 
 
+def test_the_package_says_its_version():
+    assert importlib.import_module("vae_tutorial").__version__ == PYPROJECT["project"]["version"]
+
+
 def test_the_version_guard_fails_on():
     good = '[project]\nversion = "1.2.0"', "version: 1.2.0", "# Changelog\n\n## 1.2.0 (2024-05-01)\n\n## 1.1.0"
     assert len(versions(*good)) == 1
