@@ -55,7 +55,7 @@ $(EXECUTED): $(INSTALLED) $(PACKAGE) $(RESULTS)
 
 # A page that was read is not read again, and its warnings would be gone: after a build that did not finish, read all.
 # The stamp carries the time of the start, so that an edit made meanwhile is seen by the next build.
-$(BUILT): $(EXECUTED) _config.yml _toc.yml tools/repository_links.py $(PAGES)
+$(BUILT): $(EXECUTED) _config.yml _toc.yml tools/book_extension.py $(PAGES)
 	@test -e $@ || rm -rf _build/.doctrees _build/html
 	@rm -f $@ && touch _build/.started
 	$(BIN)/jupyter-book build . -W -n --keep-going

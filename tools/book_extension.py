@@ -1,8 +1,10 @@
-"""Sphinx extension: every button that needs the book's public address hangs on `repository: url:` in _config.yml.
+"""Sphinx extension for what _config.yml cannot say.
 
-While the address is empty, pages carry no such button. Once it is set, they link to the repository, to its issues, to the
-page's own source, and, for a notebook, to Colab.
+Every button that needs the book's public address hangs on `repository: url:` there. While the address is empty, pages carry
+no such button. Once it is set, they link to the repository, to its issues, to their own source, and notebooks to Colab.
 """
+
+import os
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -20,5 +22,6 @@ def show_buttons(app: Sphinx, config: Config) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     app.connect("config-inited", show_buttons, priority=100)  # before the theme reads its options
     return {"parallel_read_safe": True, "parallel_write_safe": True}
