@@ -143,7 +143,7 @@ class VAE(nn.Module):
             generator: source of the noise, on x's device.
 
         Returns:
-            ELBO, (B,): to be *maximised*.
+            ELBO, (B,), to be *maximised*.
 
         Raises:
             ValueError: if x does not have the model's data shape, or K < 1.
@@ -267,7 +267,7 @@ def linear_vae(data_shape: tuple[int, ...], num_latents: int, *, model: type[VAE
 
     Args:
         data_shape: D, the shape of one data point.
-        num_latents: J.
+        num_latents: J, the dimensions of the latent.
         model: ``VAE`` for binary data, ``GaussianVAE`` for real data.
 
     Returns:
@@ -289,7 +289,7 @@ def mlp_vae(data_shape: tuple[int, ...], num_latents: int, num_hidden: int, *, m
 
     Args:
         data_shape: D, the shape of one data point.
-        num_latents: J.
+        num_latents: J, the dimensions of the latent.
         num_hidden: width of the hidden layers.
         model: ``VAE`` for binary data, ``GaussianVAE`` for real data.
 
@@ -319,7 +319,7 @@ class ConvVAE(VAE):
     of a patch back by a pixel shuffle leaves no checkerboard from overlapping strides.
 
     Args:
-        num_latents: J.
+        num_latents: J, the dimensions of the latent.
         num_channels: channels C on the 7 x 7 grid.
         num_blocks: residual blocks on each side.
 
