@@ -7,23 +7,28 @@ is told from another by colour alone.
 Without ``ax`` a function makes a new figure, wide enough for a page and legible on a telephone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from torch import Tensor
+from torch.nn.functional import pad
 
 BLACK, BLUE, ORANGE, GREEN, PURPLE = "#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 GREY = "#6B6B6B"
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))  # colour and dash change together
 
 
-def plot_gaps(evidence: Tensor, elbo: Tensor, *, ax: Axes | None = None) -> Axes:
+def plot_gaps(evidence: Tensor, elbo: Tensor, *, xlabel: str = "data point", ax: Axes | None = None) -> Axes:
     """Log-evidence and ELBO of every data point, with the gap between them as a vertical line.
 
     Args:
         evidence: log-evidence, (N,), in nats.
         elbo: ELBO, (N,), in nats.
+        xlabel: what the data points are and how they are ordered.
         ax: axes to draw on; a new figure without it.
 
     Returns:
@@ -43,7 +48,7 @@ def plot_gaps(evidence: Tensor, elbo: Tensor, *, ax: Axes | None = None) -> Axes
     ax.vlines(number, elbo.tolist(), evidence.tolist(), color=GREY, linewidth=1, label="gap")
     ax.plot(number, evidence.tolist(), "_", color=BLACK, markersize=6, label=r"log-evidence $\log p(x_n)$")
     ax.plot(number, elbo.tolist(), ".", color=BLUE, markersize=6, label="ELBO")
-    ax.set(xlabel="student $n$", ylabel="nats")
+    ax.set(xlabel=xlabel, ylabel="nats")
     ax.legend(loc="lower left")
     return ax
 
@@ -224,6 +229,169 @@ def plot_coordinate_ascent(evidence: Tensor, after_m: Tensor, *, ax: Axes | None
     return ax
 
 
+# Images, and what a VAE does with them
+
+
+def plot_images(
+    images: Tensor,
+    *,
+    row_names: Sequence[str] | None = None,
+    column_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Grey images side by side, in rows and columns, black for 0 and white for 1.
+
+    Args:
+        images: R rows of C images, (R, C, 1, H, W): floats or bits in [0, 1].
+        row_names: what each row shows, R strings, written to the left.
+        column_names: what each column shows, C strings, written above.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: one picture of all images, with a white gap of two pixels between neighbours.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a pixel lies outside [0, 1].
+
+    >>> import torch
+    >>> ax = plot_images(torch.zeros(2, 3, 1, 28, 28), row_names=["original", "reconstruction"])
+    >>> ax.images[0].get_array().shape  # two rows of 28 with a gap, three columns with two
+    (58, 88)
+    """
+    if images.dim() != 5 or images.shape[2] != 1 or images.numel() == 0:
+        raise ValueError(f"images must be (R, C, 1, H, W) with at least one image, got shape {tuple(images.shape)}")
+    if not ((images >= 0) & (images <= 1)).all():  # NaN fails both comparisons
+        raise ValueError("images must lie in [0, 1]: divide bytes by 255, and put logits through a sigmoid")
+    rows, columns, _, height, width = images.shape
+    _check_names(rows, row_names=row_names)
+    _check_names(columns, column_names=column_names)
+    gap = 2
+    padded = pad(images.detach().float().squeeze(2), (0, gap, 0, gap), value=1.0)
+    mosaic = padded.transpose(1, 2).reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
+    ax = _axes(ax, 7.0, 7.0 * (mosaic.shape[0] + 14) / (mosaic.shape[1] + 28))
+    ax.imshow(mosaic.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_yticks([(height + gap) * row + (height - 1) / 2 for row in range(rows)] if row_names else [], row_names)
+    ax.set_xticks(
+        [(width + gap) * column + (width - 1) / 2 for column in range(columns)] if column_names else [], column_names
+    )
+    ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def plot_dimensions(
+    values: Tensor,
+    *,
+    ylabel: str,
+    xlabel: str = "latent dimension",
+    reference: float | None = None,
+    label: str = "prior",
+    ax: Axes | None = None,
+) -> Axes:
+    """One number for each latent dimension, as bars that start at 0, or at the value that a reference has.
+
+    Args:
+        values: a number for each dimension, (J,), in the order in which to draw them.
+        ylabel: what the numbers are.
+        xlabel: what the dimensions are, or how they are ordered.
+        reference: value to compare with; the bars start there.
+        label: what the reference is, for the legend.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: J bars, and the line of the reference where there is one.
+
+    Raises:
+        ValueError: if ``values`` is not (J,).
+
+    >>> import torch
+    >>> ax = plot_dimensions(torch.tensor([0.5, 1.25]), ylabel="variance", reference=1.0)
+    >>> [float(bar.get_height()) for bar in ax.patches]
+    [-0.5, 0.25]
+    """
+    if values.dim() != 1:
+        raise ValueError(f"values must be (J,), got shape {tuple(values.shape)}")
+    ax = _axes(ax, 6.0, 2.6)
+    base = 0.0 if reference is None else reference
+    ax.bar(range(1, len(values) + 1), (values - base).tolist(), bottom=base, color=BLUE, width=0.7)
+    if reference is not None:
+        ax.axhline(reference, color=BLACK, linestyle="--", linewidth=1.2, label=label)
+        ax.legend(loc="upper right")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
+def plot_vae(data_shape: tuple[int, ...], num_latents: int, *, ax: Axes | None = None) -> Axes:
+    r"""The reparameterized network: noise is an input, so the bound can be differentiated along every solid arrow.
+
+    .. math:: z = \mu + \sigma \odot \epsilon, \qquad \sigma = e^{\frac12 \log \sigma^2}
+
+    Shaded boxes are networks, circles are operations element by element, the dashed box is the noise. Under a name
+    stands the shape of the tensor for a batch of B data points and one sample.
+
+    Args:
+        data_shape: D, the shape of one data point, such as (1, 28, 28).
+        num_latents: J.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with a text for every node and an arrow for every edge.
+
+    Source: after Kingma and Welling (2014), section 2.4.
+
+    >>> ax = plot_vae((1, 28, 28), num_latents=32)
+    >>> sum("(B, 32)" in text.get_text() for text in ax.texts)  # mu, log_var, eps and z
+    4
+    """
+    data, latent = f"\n(B, {', '.join(map(str, data_shape))})", f"\n(B, {num_latents})"
+    texts = {
+        "x": "$x$" + data,
+        "eps": r"noise $\epsilon \sim N(0, I)$" + latent,
+        "encoder": "encoder\n" + r"$\phi$",
+        "mu": r"$\mu$" + latent,
+        "log_var": r"$\log \sigma^2$" + latent,
+        "times": r"$\odot$",
+        "plus": "$+$",
+        "z": "$z$" + latent,
+        "decoder": "decoder\n" + r"$\theta$",
+        "logits": r"logits $\ell$" + data,
+        "reconstruction": r"$\log p_\theta(x \mid z)$" + "\n(B,)",
+        "kl": r"$\mathrm{KL}(q_\phi \,\Vert\, p)$" + "\n(B,)",
+        "elbo": "ELBO\nreconstruction \N{MINUS SIGN} KL",
+    }
+    ax = _axes(ax, 7.4, 4.5)
+    ax.set(xlim=(0, 12), ylim=(0, 7.3))
+    ax.axis("off")
+    _group(ax, r"$q_\phi(z \mid x)$", x=4.3, y=3.05, width=1.7, height=3.3)
+    nodes = {name: _node(ax, text, *_PLACES[name], style=_LOOKS.get(name, "")) for name, text in texts.items()}
+    for start, end in _ARROWS:
+        _arrow(ax, nodes[start], nodes[end], dashed=start == "eps")
+    ax.text(5.45, 2.22, r"$\sigma$", ha="center", va="bottom", fontsize=10)
+    _arrow(ax, (4.3, 4.7), nodes["kl"])
+    ax.plot(
+        [_PLACES["x"][0], _PLACES["x"][0], 11.0], [3.5, 7.0, 7.0], color=GREY, linewidth=1.2
+    )  # x, to the likelihood
+    _arrow(ax, (11.0, 7.0), nodes["reconstruction"])
+    return ax
+
+
+_PLACES = {
+    "x": (0.95, 3.0), "encoder": (2.6, 3.0), "mu": (4.3, 3.95), "log_var": (4.3, 2.15), "times": (6.0, 2.15),
+    "eps": (6.0, 0.5), "plus": (6.0, 3.95), "z": (7.4, 3.95), "decoder": (9.0, 3.95), "logits": (11.0, 3.95),
+    "reconstruction": (11.0, 5.9), "kl": (4.3, 5.9), "elbo": (7.6, 5.9),
+}  # fmt: skip
+_LOOKS = {
+    "x": "input", "eps": "noise", "encoder": "network", "decoder": "network", "times": "operation", "plus": "operation",
+    "reconstruction": "term", "kl": "term", "elbo": "term",
+}  # fmt: skip
+_ARROWS = [
+    ("x", "encoder"), ("encoder", "mu"), ("encoder", "log_var"), ("log_var", "times"), ("eps", "times"),
+    ("times", "plus"), ("mu", "plus"), ("plus", "z"), ("z", "decoder"), ("decoder", "logits"),
+    ("logits", "reconstruction"), ("reconstruction", "elbo"), ("kl", "elbo"),
+]  # fmt: skip
+
+
 def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.7) -> Axes:
     """The given axes, or those of a new figure of this size in inches."""
     return ax if ax is not None else plt.subplots(figsize=(width, height), dpi=150, layout="constrained")[1]
@@ -234,3 +402,39 @@ def _check_same_shape(**tensors: Tensor) -> None:
     if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
         listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"shapes must agree and have one axis: {listing}")
+
+
+def _node(ax: Axes, text: str, x: float, y: float, *, style: str) -> Text:
+    """A text in a box whose look says what kind of node it is."""
+    box: dict[str, Any] = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": BLACK, "linewidth": 1.2}
+    box |= {
+        "": {},
+        "input": {"facecolor": "#E3E3E3"},
+        "noise": {"facecolor": "#FBE9DD", "edgecolor": ORANGE, "linestyle": "--"},
+        "network": {"facecolor": "#D6E8F5", "edgecolor": BLUE},
+        "operation": {"boxstyle": "circle,pad=0.2"},
+        "term": {"facecolor": "#DDF1EA", "edgecolor": GREEN},
+    }[style]
+    return ax.text(x, y, text, ha="center", va="center", fontsize=9, linespacing=1.4, bbox=box, zorder=3)
+
+
+def _arrow(ax: Axes, start: Text | tuple[float, float], end: Text, *, dashed: bool = False) -> None:
+    """An arrow between two nodes, or from a point to a node, that ends at their boxes."""
+    boxes = {"patchA": start.get_bbox_patch()} if isinstance(start, Text) else {}
+    place = start.get_position() if isinstance(start, Text) else start
+    look = {"arrowstyle": "-|>", "color": ORANGE if dashed else GREY, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 1}
+    look |= {"linestyle": "--" if dashed else "-", "patchB": end.get_bbox_patch()}
+    ax.annotate("", end.get_position(), place, arrowprops=look | boxes, zorder=2)
+
+
+def _group(ax: Axes, name: str, *, x: float, y: float, width: float, height: float) -> None:
+    """A faint frame around nodes that belong together, with its name inside, at the lower edge."""
+    corner = (x - width / 2, y - height / 2)
+    ax.add_patch(Rectangle(corner, width, height, facecolor="none", edgecolor=GREY, linestyle=":", linewidth=1.2))
+    ax.text(x, corner[1] + 0.1, name, ha="center", va="bottom", fontsize=9, color=GREY)
+
+
+def _check_names(number: int, **names: Sequence[str] | None) -> None:
+    for name, given in names.items():
+        if given is not None and len(given) != number:
+            raise ValueError(f"{name} must hold {number} strings, got {len(given)}")
