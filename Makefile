@@ -56,7 +56,8 @@ $(EXECUTED): $(INSTALLED) $(PACKAGE) $(RESULTS)
 # A page that was read is not read again, and its warnings would be gone: after a build that did not finish, read all.
 # The stamp carries the time of the start, so that an edit made meanwhile is seen by the next build.
 $(BUILT): $(EXECUTED) _config.yml _toc.yml tools/book_extension.py $(PAGES)
-	@test -e $@ || rm -rf _build/.doctrees _build/html
+	@test -e $@ || rm -rf _build/.doctrees
+	@test -e $@ && ! find book/_static -newer $@ | grep -q . || rm -rf _build/html  # Sphinx copies styles only with a page
 	@rm -f $@ && touch _build/.started
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@mv _build/.started $@
