@@ -49,7 +49,7 @@ def plot_gaps(evidence: Tensor, elbo: Tensor, *, xlabel: str = "data point", ax:
     ax.plot(number, evidence.tolist(), "_", color=BLACK, markersize=6, label=r"log-evidence $\log p(x_n)$")
     ax.plot(number, elbo.tolist(), ".", color=BLUE, markersize=6, label="ELBO")
     ax.set(xlabel=xlabel, ylabel="nats")
-    ax.legend(loc="lower left")
+    ax.legend(loc="lower center")
     return ax
 
 
