@@ -9,7 +9,8 @@ PIP_FLAGS ?=
 BIN       := .venv/bin
 PAGE      := $(CURDIR)/_build/html/index.html
 
-export OMP_NUM_THREADS ?= 2
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
 export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 export JUPYTER_PLATFORM_DIRS := 1
