@@ -134,3 +134,136 @@ def test_functions_draw_on_the_axes_they_are_given():
     assert figures.plot_images(torch.zeros(1, 1, 1, 2, 2), ax=ax) is ax
     assert figures.plot_dimensions(torch.zeros(2), ylabel="KL", ax=ax) is ax
     assert figures.plot_vae((1, 2, 2), 2, ax=ax) is ax
+
+
+# --- Bounds, gaps, log-weights, traces, EM ---------------------------------------------------------------------------
+
+
+def points(line):
+    """What a line was drawn from, as (x, y) pairs."""
+    return list(zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True))
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+EVIDENCE, ELBO = torch.tensor([-18.0, -19.0, -20.0]), torch.tensor([-18.5, -22.0, -20.0])
+
+
+def test_gaps_join_each_elbo_to_its_evidence():
+    ax = figures.plot_gaps(EVIDENCE, ELBO, xlabel="student")
+    segments = [segment.tolist() for segment in ax.collections[0].get_segments()]
+    assert segments == [[[1, -18.5], [1, -18]], [[2, -22], [2, -19]], [[3, -20], [3, -20]]]
+    assert points(ax.lines[0]) == [(1, -18), (2, -19), (3, -20)]
+    assert points(ax.lines[1]) == [(1, -18.5), (2, -22), (3, -20)]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("student", "nats")
+    assert legend(ax) == ["gap", r"log-evidence $\log p(x_n)$", "ELBO"]
+
+
+def test_a_bound_lies_below_its_evidence_and_the_gap_between_is_shaded():
+    ax = figures.plot_bound(torch.tensor([0.0, 1.0, 2.0]), ELBO, -18.0, optimum=0.5, xlabel="mean of q")
+    evidence, elbo, optimum = ax.lines
+    assert set(evidence.get_ydata()) == {-18.0}
+    assert points(elbo) == [(0, -18.5), (1, -22), (2, -20)]
+    assert set(optimum.get_xdata()) == {0.5}
+    corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices.tolist()}
+    assert {(0, -18), (2, -18), (0, -18.5), (1, -22), (2, -20)} <= corners
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("mean of q", "nats")
+    assert legend(ax)[:3] == [r"log-evidence $\log p(x)$", "ELBO", "posterior's value"]
+    assert "KL" in legend(ax)[3]
+
+
+def test_terms_differ_in_colour_and_in_dash():
+    x = torch.linspace(0, 1, 3)
+    ax = figures.plot_terms(x, {name: k * x for k, name in enumerate("abcd")}, xlabel="width", ylabel="bits")
+    assert [points(line) for line in ax.lines] == [[(0, 0), (0.5, k / 2), (1, k)] for k in range(4)]
+    assert len({line.get_color() for line in ax.lines}) == len({line.get_linestyle() for line in ax.lines}) == 4
+    assert legend(ax) == list("abcd")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("width", "bits")
+
+
+def test_more_terms_than_can_be_told_apart_are_refused():
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match="at most 4 terms can be told apart, got 5"):
+        figures.plot_terms(x, dict.fromkeys("abcde", x), xlabel="width")
+
+
+def test_log_weights_are_a_density_with_the_two_lines_that_were_given():
+    ax = figures.plot_log_weights(
+        torch.tensor([-3.0, -3.0, -3.0, -1.0]), elbo=-2.5, evidence=-1.5, bins=2, label="four"
+    )
+    assert [bar.get_height() * bar.get_width() for bar in ax.patches] == [0.75, 0.25]
+    assert [set(line.get_xdata()) for line in ax.lines] == [{-2.5}, {-1.5}]
+    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
+    assert legend(ax)[0] == "four"
+    assert "ELBO" in legend(ax)[1]
+    assert "evidence" in legend(ax)[2]
+    assert "nats" in ax.get_xlabel()
+
+
+def test_a_trace_runs_from_step_0_and_its_target_lies_across():
+    ax = figures.plot_trace(torch.tensor([3.0, 2.0, 1.5]), 1.0, ylabel="mean of q")
+    assert points(ax.lines[0]) == [(0, 3), (1, 2), (2, 1.5)]
+    assert set(ax.lines[1].get_ydata()) == {1.0}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "mean of q")
+
+
+def test_coordinate_ascent_climbs_by_an_m_step_to_the_next_column_and_by_an_e_step_straight_up():
+    ax = figures.plot_coordinate_ascent(torch.tensor([-5.0, -3.0, -2.0]), torch.tensor([-4.0, -2.5]))
+    evidence, path, after_m = ax.lines
+    assert points(evidence) == [(0, -5), (1, -3), (2, -2)]
+    assert points(path) == [(0, -5), (1, -4), (1, -3), (2, -2.5), (2, -2)]
+    assert points(after_m) == [(1, -4), (2, -2.5)]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("iteration", "nats per student")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_coordinate_ascent_has_one_m_step_fewer_than_evidences(steps):
+    with pytest.raises(ValueError, match=rf"\(T \+ 1,\).*\(3,\), \({steps},\)"):
+        figures.plot_coordinate_ascent(torch.zeros(3), torch.zeros(steps))
+
+
+two, three, square = torch.zeros(2), torch.zeros(3), torch.zeros(3, 1)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.plot_gaps(three, two),
+        lambda: figures.plot_gaps(square, square),
+        lambda: figures.plot_bound(three, two, 0.0, optimum=0.0, xlabel=""),
+        lambda: figures.plot_terms(three, {"a": three, "b": square}, xlabel=""),
+        lambda: figures.plot_log_weights(square, 0.0, 0.0),
+        lambda: figures.plot_trace(square, 0.0, ylabel=""),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_by_name(draw):
+    with pytest.raises(ValueError, match=r"\(3, 1\)|\(2,\)"):
+        draw()
+
+
+CALLS = {
+    "plot_gaps": lambda **options: figures.plot_gaps(three, three, **options),
+    "plot_bound": lambda **options: figures.plot_bound(three, three, 0.0, optimum=0.0, xlabel="", **options),
+    "plot_terms": lambda **options: figures.plot_terms(three, {"a": three}, xlabel="", **options),
+    "plot_log_weights": lambda **options: figures.plot_log_weights(three, 0.0, 0.0, **options),
+    "plot_trace": lambda **options: figures.plot_trace(three, 0.0, ylabel="", **options),
+    "plot_coordinate_ascent": lambda **options: figures.plot_coordinate_ascent(three, two, **options),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_curves_go_on_the_given_axes_or_on_a_new_figure(name):
+    _, ax = plt.subplots()
+    assert CALLS[name](ax=ax) is ax
+    assert len(plt.get_fignums()) == 1
+    assert CALLS[name]().figure is not ax.figure
+    assert len(plt.get_fignums()) == 2
+
+
+def test_curves_accept_tensors_that_carry_gradients():
+    free = three.clone().requires_grad_()
+    figures.plot_gaps(free, free)
+    figures.plot_trace(free, 0.0, ylabel="")
+    figures.plot_coordinate_ascent(free, free[:2])
