@@ -287,8 +287,17 @@ def test_missing_environment_folder_is_named(small: Small, tmp_path: Path, monke
     monkeypatch.setenv("VAE_TUTORIAL_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"^VAE_TUTORIAL_DATA is .*nowhere.*no such folder"):
         data.mnist()
-    monkeypatch.setenv("VAE_TUTORIAL_DATA", "")  # empty counts as unset
-    assert_is(data.mnist(), small, "train")
+
+
+def test_empty_environment_variable_counts_as_unset(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as the current folder, which an empty path would mean."""
+    small.write(tmp_path / "current")
+    monkeypatch.chdir(tmp_path / "current")
+    monkeypatch.setenv("VAE_TUTORIAL_DATA", "")
+    with pytest.raises(FileNotFoundError, match="is in none of"):
+        data.mnist(download=False)
 
 
 @pytest.mark.parametrize("missing", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
@@ -649,8 +658,10 @@ def test_binarize_draws_pixels_independently() -> None:
         assert abs(correlation) < 5 * 200**-0.5 / 28
 
 
-def test_binarize_is_repeated_by_a_seed_and_by_nothing_else() -> None:
+@pytest.mark.parametrize("scale", [1, 255], ids=["levels", "floats"])
+def test_binarize_is_repeated_by_a_seed_and_by_nothing_else(scale: int) -> None:
     images = data.fashion_mnist("test").images
+    images = images if scale == 1 else images / scale
     generator = seeded(5)
     first, second = data.binarize(images, generator=generator), data.binarize(images, generator=generator)
     assert torch.equal(first, data.binarize(images, generator=seeded(5)))
