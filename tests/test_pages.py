@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 MATHJAX = ROOT / "book" / "_static" / "mathjax" / "tex-chtml-full.js"
 PAGES = sorted(str(path.relative_to(HTML)) for path in HTML.rglob("*.html") if "_static" not in path.parts)
+CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 every_page = pytest.mark.parametrize("page", PAGES or ["index.html"])
 
 # TeX, MyST or reStructuredText that reached the reader as it was typed.
@@ -171,6 +172,14 @@ def test_every_chapter_has_its_page(html):
     assert yaml.safe_load(toc)["root"] in (html / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_can_be_downloaded(chapter, html):
+    page = html / "book" / f"{chapter}.html"
+    links = {target(page, tag["href"]) for tag in soup(page).select("a[href$='.ipynb']")}
+    source = (ROOT / "book" / f"{chapter}.ipynb").read_bytes()
+    assert source in [link.read_bytes() for link in links if link.is_file()]
+
+
 # --- The pages in a browser ------------------------------------------------------------------------------------------
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -280,6 +289,14 @@ def test_a_page_in_a_browser(page, html, browser):
     if soup(html / page).select("meta[http-equiv=refresh i]"):
         return  # it shows nothing: it leads to the first page
     assert visit(browser, (html / page).as_uri()) == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapters_code_can_be_copied(chapter, html, browser):
+    page = browser.new_page()
+    page.goto((html / "book" / f"{chapter}.html").as_uri())
+    assert page.locator(".cell_input pre").count() == page.locator(".cell_input button.copybtn").count() > 0
+    page.close()
 
 
 def test_the_search_works_without_a_server(html, browser):
