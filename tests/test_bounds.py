@@ -157,7 +157,7 @@ def test_an_offset_moves_the_bounds_and_leaves_the_effective_sample_size(offset:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_sample_may_carry_all_the_weight(dtype: torch.dtype) -> None:
     log_w = torch.tensor([-3.0, -3e4, -6e4], dtype=dtype)
-    assert bounds.iwae(log_w).item() == pytest.approx(-3 - math.log(3), abs=1e-6)
+    assert bounds.iwae(log_w).item() == pytest.approx(-3 - math.log(3), abs=1e-5)
     assert bounds.effective_sample_size(log_w).item() == pytest.approx(1.0, abs=1e-6)
     for function in ALL:
         assert_finite_gradients(function, log_w)

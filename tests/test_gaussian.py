@@ -378,6 +378,14 @@ def test_kl_and_entropy_do_not_pass_through_the_standard_deviation() -> None:
     assert gaussian.entropy(log_var).item() == pytest.approx(math.log(2 * math.pi * math.e) - 300, rel=1e-6)
 
 
+def test_kl_keeps_its_digits_near_zero() -> None:
+    """Log-variances that differ by r = 1e-6: the KL is r^2 / 4 + r^3 / 12 + ..., and exp(r) - 1 - r would lose it."""
+    r, zero = 1e-6, torch.zeros(1, dtype=torch.float64)
+    expected = pytest.approx(r**2 / 4 + r**3 / 12, rel=1e-8, abs=0)
+    assert gaussian.kl(zero, zero + r, zero, zero).item() == expected
+    assert gaussian.kl_to_standard_normal(zero, zero + r).item() == expected
+
+
 def test_log_prob_far_in_the_tail_does_not_underflow() -> None:
     """exp(log_prob) is 0 here; log_prob itself is not -inf."""
     z, zeros = torch.full((1, 1), 1e4), torch.zeros(1, 1)
