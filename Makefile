@@ -40,7 +40,8 @@ $(INSTALLED): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "The book needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "This Python has no venv module. On Debian or Ubuntu install it with: apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r requirements.txt -e .
+	@echo 'Installing into .venv: a minute or more the first time'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r requirements.txt -e .
 	@touch $@
 
 # ---- the book --------------------------------------------------------------------------------------------------------
