@@ -299,9 +299,11 @@ def test_the_model_trains_in_training_mode_and_is_left_in_evaluation_mode() -> N
         modes.append(model.training)
         return x
 
-    fit(model, bits(), x_test=bits(5), num_epochs=2, batch_size=8, preprocess=watch)
-    assert all(modes[1:])
-    assert not model.training
+    for x_test in (bits(5), None):  # evaluation after an epoch must not last into the next
+        modes.clear()
+        fit(model, bits(), x_test=x_test, num_epochs=2, batch_size=8, preprocess=watch)
+        assert modes[1:] == [True] * 6
+        assert not model.training
 
 
 # where and how
