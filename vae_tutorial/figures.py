@@ -370,9 +370,8 @@ def plot_vae(data_shape: tuple[int, ...], num_latents: int, *, ax: Axes | None =
         _arrow(ax, nodes[start], nodes[end], dashed=start == "eps")
     ax.text(5.45, 2.22, r"$\sigma$", ha="center", va="bottom", fontsize=10)
     _arrow(ax, (4.3, 4.7), nodes["kl"])
-    ax.plot(
-        [_PLACES["x"][0], _PLACES["x"][0], 11.0], [3.5, 7.0, 7.0], color=GREY, linewidth=1.2
-    )  # x, to the likelihood
+    left = _PLACES["x"][0]  # x goes to the likelihood too, along the upper edge
+    ax.plot([left, left, 11.0], [3.0, 7.0, 7.0], color=GREY, linewidth=1.2)
     _arrow(ax, (11.0, 7.0), nodes["reconstruction"])
     return ax
 
@@ -423,9 +422,10 @@ def _arrow(ax: Axes, start: Text | tuple[float, float], end: Text, *, dashed: bo
     """An arrow between two nodes, or from a point to a node, that ends at their boxes."""
     boxes = {"patchA": start.get_bbox_patch()} if isinstance(start, Text) else {}
     place = start.get_position() if isinstance(start, Text) else start
-    look = {"arrowstyle": "-|>", "color": ORANGE if dashed else GREY, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 1}
+    look = {"arrowstyle": "-|>", "color": ORANGE if dashed else GREY, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
     look |= {"linestyle": "--" if dashed else "-", "patchB": end.get_bbox_patch()}
-    ax.annotate("", end.get_position(), place, arrowprops=look | boxes, zorder=2)
+    # Above the boxes in the drawing order, because a box knows where it is only once it has been drawn.
+    ax.annotate("", end.get_position(), place, arrowprops=look | boxes, zorder=4)
 
 
 def _group(ax: Axes, name: str, *, x: float, y: float, width: float, height: float) -> None:
