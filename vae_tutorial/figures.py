@@ -269,7 +269,7 @@ def plot_images(
     gap = 2
     padded = pad(images.detach().float().squeeze(2), (0, gap, 0, gap), value=1.0)
     mosaic = padded.transpose(1, 2).reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
-    ax = _axes(ax, 7.0, 7.0 * (mosaic.shape[0] + 14) / (mosaic.shape[1] + 28))
+    ax = _axes(ax, 5.6, 5.6 * (mosaic.shape[0] + 16) / (mosaic.shape[1] + 32))
     ax.imshow(mosaic.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_yticks([(height + gap) * row + (height - 1) / 2 for row in range(rows)] if row_names else [], row_names)
     ax.set_xticks(
@@ -361,7 +361,7 @@ def plot_vae(data_shape: tuple[int, ...], num_latents: int, *, ax: Axes | None =
         "kl": r"$\mathrm{KL}(q_\phi \,\Vert\, p)$" + "\n(B,)",
         "elbo": "ELBO\nreconstruction \N{MINUS SIGN} KL",
     }
-    ax = _axes(ax, 7.4, 4.5)
+    ax = _axes(ax, 6.8, 4.4)
     ax.set(xlim=(0, 12), ylim=(0, 7.3))
     ax.axis("off")
     _group(ax, r"$q_\phi(z \mid x)$", x=4.3, y=3.05, width=1.7, height=3.3)
@@ -406,7 +406,7 @@ def _check_same_shape(**tensors: Tensor) -> None:
 
 def _node(ax: Axes, text: str, x: float, y: float, *, style: str) -> Text:
     """A text in a box whose look says what kind of node it is."""
-    box: dict[str, Any] = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": BLACK, "linewidth": 1.2}
+    box: dict[str, Any] = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": BLACK, "linewidth": 1.2}
     box |= {
         "": {},
         "input": {"facecolor": "#E3E3E3"},
@@ -415,7 +415,7 @@ def _node(ax: Axes, text: str, x: float, y: float, *, style: str) -> Text:
         "operation": {"boxstyle": "circle,pad=0.2"},
         "term": {"facecolor": "#DDF1EA", "edgecolor": GREEN},
     }[style]
-    return ax.text(x, y, text, ha="center", va="center", fontsize=9, linespacing=1.4, bbox=box, zorder=3)
+    return ax.text(x, y, text, ha="center", va="center", fontsize=9.5, linespacing=1.3, bbox=box, zorder=3)
 
 
 def _arrow(ax: Axes, start: Text | tuple[float, float], end: Text, *, dashed: bool = False) -> None:
