@@ -1,6 +1,6 @@
 r"""Estimators of the ELBO's gradient with respect to the parameters of q, one gradient for every sample.
 
-For a diagonal Gaussian q with parameters :math:`\phi = (\mu, \log \sigma^2)`, each of the following has the same expectation,
+For a diagonal Gaussian q with parameters :math:`\phi = (\mu, \log \sigma^2)`, all of the following have one expectation,
 
 .. math:: \nabla_\phi \, \mathbb{E}_{q_\phi(z)}[\log w(z)], \qquad \log w(z) = \log p(x, z) - \log q_\phi(z),
 
