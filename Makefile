@@ -9,7 +9,8 @@ PIP_FLAGS ?=
 BIN       := .venv/bin
 PAGE      := $(CURDIR)/_build/html/index.html
 
-export OMP_NUM_THREADS ?= 2
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
 export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 export JUPYTER_PLATFORM_DIRS := 1
@@ -56,7 +57,8 @@ $(EXECUTED): $(INSTALLED) $(PACKAGE) $(RESULTS)
 # A page that was read is not read again, and its warnings would be gone: after a build that did not finish, read all.
 # The stamp carries the time of the start, so that an edit made meanwhile is seen by the next build.
 $(BUILT): $(EXECUTED) _config.yml _toc.yml tools/book_extension.py $(PAGES)
-	@test -e $@ || rm -rf _build/.doctrees _build/html
+	@test -e $@ || rm -rf _build/.doctrees
+	@test -e $@ && ! find book/_static -newer $@ | grep -q . || rm -rf _build/html  # Sphinx copies styles only with a page
 	@rm -f $@ && touch _build/.started
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@mv _build/.started $@

@@ -15,18 +15,20 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from conftest import problem_of_the_build
 from playwright.sync_api import sync_playwright
+
+from conftest import problem_of_the_build
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 MATHJAX = ROOT / "book" / "_static" / "mathjax" / "tex-chtml-full.js"
 PAGES = sorted(str(path.relative_to(HTML)) for path in HTML.rglob("*.html") if "_static" not in path.parts)
+CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 every_page = pytest.mark.parametrize("page", PAGES or ["index.html"])
 
 # TeX, MyST or reStructuredText that reached the reader as it was typed.
 RAW = re.compile(
-    r"\$\$|(?<![\w$])\$[^$\n]+\$|\\[a-zA-Z]{2,}|\\[()\[\]]|[_^]\{|`|:::|\*\*\w"
+    r"\$\$|(?<![\w$])\$[^$\n]+\$|\\[a-zA-Z]{2,}|\\[()\[\]]|[_^]\{|`|:::|\*\*\w[^*\n]*\*\*"
     r"|\{(?:eq|ref|doc|term|numref|math|cite|prf)[:\w]*\}|(?<!\w):(?:eq|ref|doc|term|math|cite|class|func|mod)[:\w]*:",
 )
 CODE = "script, style, noscript, template, pre, code, textarea, .highlight, mjx-container"
@@ -107,9 +109,12 @@ def has_whole_links(path, root):
     return problems
 
 
+REPEATED = {"solution-content", "exercise-content", "proof-content"}  # the extensions give them to every block
+
+
 def has_whole_ids(path, root):
     """An id stands once, and what refers to an id of its own page finds it."""
-    ids = [tag["id"] for tag in soup(path).find_all(id=True)]
+    ids = [tag["id"] for tag in soup(path).find_all(id=True) if tag["id"] not in REPEATED]
     names = ("for", "aria-labelledby", "aria-describedby", "aria-controls", "data-bs-target")
     refers = [
         word.lstrip("#")
@@ -126,7 +131,7 @@ def describes_its_images(path, root):
     problems = []
     for image in soup(path).find_all("img"):
         alt = image.get("alt", "")
-        if len(alt.strip()) < 4 or re.search(r"\.(png|svg|jpe?g|webp)$|[$\\]", alt) or alt == image["src"]:
+        if not alt.strip() or re.search(r"\.(png|svg|jpe?g|webp)$|[$\\]", alt) or alt == image["src"]:
             problems.append(f"{image['src']}: alt text {alt!r}")
         caption = image.find_parent("figure") and image.find_parent("figure").find("figcaption")
         if image.find_parent(class_="cell_output") and not (caption and caption.get_text(strip=True)):
@@ -165,6 +170,14 @@ def test_every_chapter_has_its_page(html):
     missing = [name for name in re.findall(r"(?:root|file): *(\S+)", toc) if not (html / f"{name}.html").exists()]
     assert missing == []
     assert yaml.safe_load(toc)["root"] in (html / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_can_be_downloaded(chapter, html):
+    page = html / "book" / f"{chapter}.html"
+    links = {target(page, tag["href"]) for tag in soup(page).select("a[href$='.ipynb']")}
+    source = (ROOT / "book" / f"{chapter}.ipynb").read_bytes()
+    assert source in [link.read_bytes() for link in links if link.is_file()]
 
 
 # --- The pages in a browser ------------------------------------------------------------------------------------------
@@ -211,17 +224,17 @@ TYPESET = """async () => {
     };
 }""".replace("CODE", CODE)
 
-# Where the page scrolls sideways, and what sticks out to the right with no scroll bar of its own around it.
+# How wide the page is, and what sticks out to the right with no scroll bar of its own around it.
 OVERFLOW = """() => {
     const page = document.documentElement, width = page.clientWidth;
     const scrolls = e => e && e !== document.body && e !== page &&
         (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-    const article = document.querySelector("article, main") ?? document.body;
-    const out = [...article.querySelectorAll("*")].filter(e => e.checkVisibility() &&
-        e.getBoundingClientRect().width > 1 && e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement) &&
-        !/auto|scroll/.test(getComputedStyle(e).overflowX));
+    const end = e => e.getBoundingClientRect().left + Math.max(e.getBoundingClientRect().width, e.scrollWidth);
+    const article = document.querySelector(".bd-article") ?? document.body;
+    const wide = [...article.querySelectorAll("*")].filter(e => e.checkVisibility() && end(e) > width + 1 && !scrolls(e));
+    const inmost = wide.filter(e => !wide.some(other => other !== e && e.contains(other)));
     return [page.scrollWidth > width ? page.scrollWidth + " px wide" : "",
-            ...out.slice(0, 3).map(e => `${e.tagName}.${e.className} sticks out: ${e.textContent.trim().slice(0, 40)}`)];
+            ...inmost.slice(0, 3).map(e => `${e.tagName}.${e.className} sticks out: ${e.textContent.trim().slice(0, 40)}`)];
 }"""
 
 # The brightness of the page and of its text, 0 to 1.
@@ -243,6 +256,7 @@ def visit(browser, url):
 
     context.route("**/*", answer)
     page = context.new_page()
+    page.set_default_timeout(120_000)  # a machine may be busy
     page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
@@ -275,6 +289,14 @@ def test_a_page_in_a_browser(page, html, browser):
     if soup(html / page).select("meta[http-equiv=refresh i]"):
         return  # it shows nothing: it leads to the first page
     assert visit(browser, (html / page).as_uri()) == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapters_code_can_be_copied(chapter, html, browser):
+    page = browser.new_page()
+    page.goto((html / "book" / f"{chapter}.html").as_uri())
+    assert page.locator(".cell_input pre").count() == page.locator(".cell_input button.copybtn").count() > 0
+    page.close()
 
 
 def test_the_search_works_without_a_server(html, browser):

@@ -245,6 +245,8 @@ _BUNDLED_SHA256 = {
     "fashion-mnist-1000-t10k-labels-idx1": "b40abac7ec8228f434940f579deb7cf7b6e3103b5274cb91d1545771f5ef1c8b",
 }
 
+_SYSTEM = Path("/usr/share/datasets")
+
 
 # How a file is found, or fetched.
 
@@ -302,9 +304,6 @@ def _places(source: _Source, folder: Folder) -> Iterator[Path]:
     yield _cache() / source.subfolders[0]
 
 
-_SYSTEM = Path("/usr/share/datasets")
-
-
 def _cache() -> Path:
     import pooch
 
@@ -336,9 +335,8 @@ def _fetch(url: str, file: Path) -> None:
     import pooch
     from tqdm import tqdm
 
-    with tqdm(
-        desc=file.name, total=1, unit="B", unit_scale=True
-    ) as bar:  # pooch wants some total, and sets the true one
+    # pooch takes a bar without a total for no bar; it replaces this one by the true number of bytes.
+    with tqdm(desc=file.name, total=1, unit="B", unit_scale=True) as bar:
         pooch.HTTPDownloader(progressbar=bar)(url, file, None)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
@@ -49,7 +50,7 @@ def plot_gaps(evidence: Tensor, elbo: Tensor, *, xlabel: str = "data point", ax:
     ax.plot(number, evidence.tolist(), "_", color=BLACK, markersize=6, label=r"log-evidence $\log p(x_n)$")
     ax.plot(number, elbo.tolist(), ".", color=BLUE, markersize=6, label="ELBO")
     ax.set(xlabel=xlabel, ylabel="nats")
-    ax.legend(loc="lower left")
+    ax.legend(loc="lower center")
     return ax
 
 
@@ -218,11 +219,11 @@ def plot_coordinate_ascent(evidence: Tensor, after_m: Tensor, *, ax: Axes | None
     steps, last = range(len(evidence)), len(evidence) - 1
     # Two corners to an iteration: the M-step moves theta, to the next column; the E-step lifts q within it.
     path_x = [0, *(step for t in range(1, last + 1) for step in (t, t))]
-    path_y = [evidence[0], *(value for t in range(last) for value in (after_m[t], evidence[t + 1]))]
+    path_y = torch.cat([evidence[:1], torch.stack([after_m, evidence[1:]], 1).flatten()])
     ax.plot(
         steps, evidence.tolist(), "o", color=BLACK, markersize=7, fillstyle="none", label=r"mean $\log p_\theta(x)$"
     )
-    ax.plot(path_x, [float(y) for y in path_y], color=BLUE, linewidth=1.5, label="mean ELBO")
+    ax.plot(path_x, path_y.tolist(), color=BLUE, linewidth=1.5, label="mean ELBO")
     ax.plot(steps[1:], after_m.tolist(), "v", color=ORANGE, markersize=6, label="ELBO after the M-step")
     ax.set(xlabel="iteration", ylabel="nats per student")
     ax.legend(loc="lower right")

@@ -87,8 +87,9 @@ class VAE(nn.Module):
         >>> linear_vae(data_shape=(4,), num_latents=2).decode(torch.zeros(5, 3, 2)).shape
         torch.Size([5, 3, 4])
         """
-        flat = z.flatten(0, -2)  # one batch for the network: (K, B, J) -> (K B, J)
-        return self.decoder(flat).to(z.dtype).unflatten(0, z.shape[:-1])
+        flat = z.reshape(-1, z.shape[-1])  # one batch for the network: (K, B, J) -> (K B, J)
+        output = self.decoder(flat).to(z.dtype)
+        return output.reshape(*z.shape[:-1], *output.shape[1:])
 
     def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
         """Log-likelihood of x given z, in nats, summed over the data axes.

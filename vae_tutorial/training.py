@@ -17,9 +17,10 @@ ends with the very bits of a run that was not.
 import datetime
 import math
 import os
-import pickle
 import platform
+import re
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ def fit(
 
     Raises:
         ValueError: for settings or data that make no sense, or a checkpoint of another run.
-        FloatingPointError: when the bound is not finite; the checkpoint of the last good epoch is kept.
+        FileNotFoundError: if the checkpoint's folder does not exist.
+        FloatingPointError: when the bound or a weight is not finite; the checkpoint of the last good epoch is kept.
 
     Source: Kingma and Welling (2014), algorithm 1; Kingma and Ba (2015) for Adam.
 
@@ -136,10 +138,10 @@ def fit(
         preprocess=preprocess,
         precision=precision,
     )
-    _check_fit(loop, x_test, num_epochs, learning_rate)
+    _check_fit(loop, x_test, num_epochs, learning_rate, checkpoint)
     history, settings = History([], [], [], [], []), _settings(loop, num_epochs, learning_rate, schedule, seed)
     if checkpoint is not None and Path(checkpoint).exists():
-        history = _resume(loop, settings, Path(checkpoint))
+        history = _resume(loop, settings, x_test, num_epochs, Path(checkpoint))
     with _progress_bar(loop, num_epochs, len(history.seconds), progress) as bar:
         for epoch in range(len(history.seconds), num_epochs):
             start = time.perf_counter()
@@ -311,6 +313,8 @@ def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
             bar.set_postfix_str("reconstruction {:.1f}, kl {:.1f}".format(*latest.mean(0).tolist()), refresh=False)
             bar.update(len(latest))
             checked = step + 1
+    if not all(parameter.isfinite().all() for parameter in loop.model.parameters()):  # ruined by the last step
+        raise _not_finite("a weight", epoch, loop.num_steps - 1, loop)
     return terms
 
 
@@ -346,15 +350,24 @@ def _append(history: History, train: Tensor, test: ElboTerms | None, seconds: fl
 def _check_finite(terms: Tensor, epoch: int, first_step: int, loop: _Loop) -> None:
     finite = terms.isfinite().all(-1)
     if not finite.all():
-        step = first_step + int(finite.int().argmin())
-        rate = loop.rate(epoch + step / loop.num_steps)
-        raise FloatingPointError(
-            f"the bound is not finite in epoch {epoch + 1}, step {step + 1} of {loop.num_steps}, at learning rate "
-            f"{rate:g}: try a lower one. A checkpoint, if asked for, still holds the last good epoch"
-        )
+        raise _not_finite("the bound", epoch, first_step + int(finite.int().argmin()), loop)
 
 
-def _check_fit(loop: _Loop, x_test: Tensor | None, num_epochs: int, learning_rate: float) -> None:
+def _not_finite(what: str, epoch: int, step: int, loop: _Loop) -> FloatingPointError:
+    rate = loop.rate(epoch + step / loop.num_steps)
+    return FloatingPointError(
+        f"{what} is not finite in epoch {epoch + 1}, step {step + 1} of {loop.num_steps}, at learning rate "
+        f"{rate:g}: try a lower one. A checkpoint, if asked for, still holds the last good epoch"
+    )
+
+
+def _check_fit(
+    loop: _Loop,
+    x_test: Tensor | None,
+    num_epochs: int,
+    learning_rate: float,
+    checkpoint: str | os.PathLike[str] | None,
+) -> None:
     """Refuse settings and data that would fail late or, worse, not at all."""
     if num_epochs < 1 or loop.batch_size < 1 or not 0 < learning_rate < math.inf:
         given = f"num_epochs {num_epochs}, batch_size {loop.batch_size}, learning_rate {learning_rate}"
@@ -367,6 +380,8 @@ def _check_fit(loop: _Loop, x_test: Tensor | None, num_epochs: int, learning_rat
         loop.model.check_data(x_test)
     if loop.batch_size > len(loop.x):
         raise ValueError(f"batch_size {loop.batch_size} is larger than the set of {len(loop.x)} data points")
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise FileNotFoundError(f"checkpoint is {os.fspath(checkpoint)!r}, and there is no such folder: make it first")
 
 
 def _settings(
@@ -374,8 +389,8 @@ def _settings(
 ) -> dict[str, Any]:
     """What a checkpoint must agree in, for a resumed run to be the same run."""
 
-    def name(function: Callable[..., Any] | None) -> str:
-        return getattr(function, "__qualname__", repr(function))
+    def name(function: Callable[..., Any] | None) -> str:  # the same in every process, so without an address
+        return getattr(function, "__qualname__", re.sub(r" at 0x[0-9a-f]+", "", repr(function)))
 
     return {
         "data points": len(loop.x),
@@ -399,19 +414,18 @@ def _save_checkpoint(loop: _Loop, settings: dict[str, Any], history: History, pa
     _write(path, state)
 
 
-def _resume(loop: _Loop, settings: dict[str, Any], path: Path) -> History:
+def _resume(loop: _Loop, settings: dict[str, Any], x_test: Tensor | None, num_epochs: int, path: Path) -> History:
     state = _read(path, {"model", "optimizer", "generator", "history", "settings"})
-    differences = [
-        f"{key} was {state['settings'].get(key)}, is {value}"
-        for key, value in settings.items()
-        if state["settings"].get(key) != value
-    ]
+    history = History(**state["history"])
+    was = {**state["settings"], "test set": bool(history.test_kl), "num_epochs": max(num_epochs, len(history.seconds))}
+    now = {**settings, "test set": x_test is not None, "num_epochs": num_epochs}
+    differences = [f"{key} was {was.get(key)}, is {now[key]}" for key in now if was.get(key) != now[key]]
     if differences:
         raise ValueError(f"{path} is the checkpoint of another run ({'; '.join(differences)}): name another file")
     _load_weights(loop.model, state["model"], path)
     loop.optimizer.load_state_dict(state["optimizer"])
     loop.generator.set_state(state["generator"])
-    return History(**state["history"])
+    return history
 
 
 def _load_weights(model: VAE, weights: dict[str, Tensor], path: Path) -> None:
@@ -436,8 +450,11 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _read(path: Path, keys: set[str]) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load does not compare checksums
+                raise ValueError(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a damaged file makes the unpickler raise is not foreseeable
         raise ValueError(f"{path} cannot be read ({error}): delete it, or name another file") from error
     if not isinstance(content, dict) or set(content) != keys:
         raise ValueError(f"{path} does not hold {', '.join(sorted(keys))}: it is some other file")

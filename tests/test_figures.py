@@ -1,0 +1,269 @@
+"""Figures: what is drawn is what was given, and it is labelled."""
+
+import re
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.text import Annotation
+
+from vae_tutorial import figures
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+# --- Images, bars for each latent dimension, the network -------------------------------------------------------------
+
+
+def mosaic(ax):
+    return torch.as_tensor(np.asarray(ax.images[0].get_array()))
+
+
+def test_images_stand_in_their_rows_and_columns():
+    images = torch.rand(2, 3, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    drawn = mosaic(figures.plot_images(images))
+    assert drawn.shape == (2 * 4 + 2, 3 * 5 + 2 * 2)
+    for row in range(2):
+        for column in range(3):
+            assert drawn[6 * row : 6 * row + 4, 7 * column : 7 * column + 5].equal(images[row, column, 0])
+    assert (drawn[4:6] == 1).all()
+    assert (drawn[:, 5:7] == 1).all()
+
+
+def test_images_are_black_at_0_and_white_at_1_whatever_they_hold():
+    picture = figures.plot_images(torch.full((1, 1, 1, 4, 4), 0.5)).images[0]
+    assert picture.get_clim() == (0, 1)
+    assert picture.get_cmap().name == "gray"
+    assert picture.origin == "upper"
+
+
+def test_images_accept_bits_and_half_precision_and_gradients():
+    bits = torch.tensor([0, 1], dtype=torch.uint8).view(1, 2, 1, 1, 1)
+    assert mosaic(figures.plot_images(bits))[0, [0, 3]].tolist() == [0, 1]
+    figures.plot_images(torch.full((1, 1, 1, 2, 2), 0.5, dtype=torch.float16))
+    figures.plot_images(torch.full((1, 1, 1, 2, 2), 0.5, requires_grad=True))
+
+
+def test_images_carry_the_names_of_their_rows_and_columns_at_their_middles():
+    ax = figures.plot_images(torch.zeros(2, 3, 1, 4, 4), row_names=["a", "b"], column_names=["c", "d", "e"])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["c", "d", "e"]
+    assert ax.get_yticks().tolist() == [1.5, 7.5]  # pixel centres are whole numbers: rows 0..3 and 6..9
+    assert ax.get_xticks().tolist() == [1.5, 7.5, 13.5]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 3, 3, 4, 4), (0, 3, 1, 4, 4)])
+def test_images_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\(R, C, 1, H, W\).*" + re.escape(str(shape))):
+        figures.plot_images(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.1, 255.0, float("nan")])
+def test_pixels_that_are_no_grey_levels_are_refused(level):
+    with pytest.raises(ValueError, match=r"\[0, 1\].*sigmoid"):
+        figures.plot_images(torch.full((1, 1, 1, 2, 2), level))
+
+
+@pytest.mark.parametrize("name", ["row_names", "column_names"])
+def test_the_number_of_names_must_fit(name):
+    with pytest.raises(ValueError, match=f"{name} must hold 2 strings, got 1"):
+        figures.plot_images(torch.zeros(2, 2, 1, 4, 4), **{name: ["only one"]})
+
+
+def test_dimensions_are_bars_in_the_given_order():
+    ax = figures.plot_dimensions(torch.tensor([3.0, 0.5, 1.0]), ylabel="KL (nats)", xlabel="by KL")
+    assert [bar.get_x() + bar.get_width() / 2 for bar in ax.patches] == pytest.approx([1, 2, 3])
+    assert [(bar.get_y(), bar.get_height()) for bar in ax.patches] == [(0, 3.0), (0, 0.5), (0, 1.0)]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("by KL", "KL (nats)")
+    assert not ax.lines
+
+
+def test_dimensions_start_at_the_reference():
+    ax = figures.plot_dimensions(torch.tensor([3.0, 0.5]), ylabel="variance", reference=1.0, label="prior")
+    assert [bar.get_y() + bar.get_height() for bar in ax.patches] == [3.0, 0.5]
+    assert [bar.get_y() for bar in ax.patches] == [1.0, 1.0]
+    assert ax.lines[0].get_ydata() == [1.0, 1.0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["prior"]
+
+
+def test_dimensions_must_be_a_vector():
+    with pytest.raises(ValueError, match=r"\(J,\), got shape \(2, 3\)"):
+        figures.plot_dimensions(torch.zeros(2, 3), ylabel="KL")
+
+
+def boxes(ax):
+    """The nodes of the drawing, by the first line of their text."""
+    return {text.get_text().split("\n")[0]: text for text in ax.texts if text.get_bbox_patch()}
+
+
+def test_the_network_shows_every_tensor_with_its_shape():
+    shapes = {name: text.get_text().split("\n")[-1] for name, text in boxes(figures.plot_vae((3, 8), 5)).items()}
+    assert shapes["$x$"] == shapes[r"logits $\ell$"] == "(B, 3, 8)"
+    latent = [r"$\mu$", r"$\log \sigma^2$", r"noise $\epsilon \sim N(0, I)$", "$z$"]
+    assert {shapes[name] for name in latent} == {"(B, 5)"}
+    assert {r"$\odot$", "$+$", "encoder", "decoder", "ELBO"} < set(shapes)
+
+
+def test_the_network_joins_noise_and_encoder_as_the_formula_says():
+    """z = mu + sigma * eps: eps and sigma meet in the product, the product and mu in the sum; only the noise is dashed."""
+    ax = figures.plot_vae((1, 28, 28), 32)
+    places = {text.get_position(): name for name, text in boxes(ax).items()}
+    edges = {
+        (places.get(arrow.xyann), places[arrow.xy]): arrow.arrow_patch.get_linestyle()
+        for arrow in ax.texts
+        if isinstance(arrow, Annotation)
+    }
+    eps, mu, log_var = r"noise $\epsilon \sim N(0, I)$", r"$\mu$", r"$\log \sigma^2$"
+    assert {start for start, end in edges if end == r"$\odot$"} == {log_var, eps}
+    assert {start for start, end in edges if end == "$+$"} == {r"$\odot$", mu}
+    assert {start for start, end in edges if end == "$z$"} == {"$+$"}
+    assert {start for start, end in edges if end == "encoder"} == {"$x$"}  # and no noise
+    assert [edge for edge, style in edges.items() if style == "--"] == [(eps, r"$\odot$")]
+
+
+def test_functions_draw_on_the_axes_they_are_given():
+    ax = plt.figure().subplots()
+    assert figures.plot_images(torch.zeros(1, 1, 1, 2, 2), ax=ax) is ax
+    assert figures.plot_dimensions(torch.zeros(2), ylabel="KL", ax=ax) is ax
+    assert figures.plot_vae((1, 2, 2), 2, ax=ax) is ax
+
+
+# --- Bounds, gaps, log-weights, traces, EM ---------------------------------------------------------------------------
+
+
+def points(line):
+    """What a line was drawn from, as (x, y) pairs."""
+    return list(zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True))
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+EVIDENCE, ELBO = torch.tensor([-18.0, -19.0, -20.0]), torch.tensor([-18.5, -22.0, -20.0])
+
+
+def test_gaps_join_each_elbo_to_its_evidence():
+    ax = figures.plot_gaps(EVIDENCE, ELBO, xlabel="student")
+    segments = [segment.tolist() for segment in ax.collections[0].get_segments()]
+    assert segments == [[[1, -18.5], [1, -18]], [[2, -22], [2, -19]], [[3, -20], [3, -20]]]
+    assert points(ax.lines[0]) == [(1, -18), (2, -19), (3, -20)]
+    assert points(ax.lines[1]) == [(1, -18.5), (2, -22), (3, -20)]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("student", "nats")
+    assert legend(ax) == ["gap", r"log-evidence $\log p(x_n)$", "ELBO"]
+
+
+def test_a_bound_lies_below_its_evidence_and_the_gap_between_is_shaded():
+    ax = figures.plot_bound(torch.tensor([0.0, 1.0, 2.0]), ELBO, -18.0, optimum=0.5, xlabel="mean of q")
+    evidence, elbo, optimum = ax.lines
+    assert set(evidence.get_ydata()) == {-18.0}
+    assert points(elbo) == [(0, -18.5), (1, -22), (2, -20)]
+    assert set(optimum.get_xdata()) == {0.5}
+    corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices.tolist()}
+    assert {(0, -18), (2, -18), (0, -18.5), (1, -22), (2, -20)} <= corners
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("mean of q", "nats")
+    assert legend(ax)[:3] == [r"log-evidence $\log p(x)$", "ELBO", "posterior's value"]
+    assert "KL" in legend(ax)[3]
+
+
+def test_terms_differ_in_colour_and_in_dash():
+    x = torch.linspace(0, 1, 3)
+    ax = figures.plot_terms(x, {name: k * x for k, name in enumerate("abcd")}, xlabel="width", ylabel="bits")
+    assert [points(line) for line in ax.lines] == [[(0, 0), (0.5, k / 2), (1, k)] for k in range(4)]
+    assert len({line.get_color() for line in ax.lines}) == len({line.get_linestyle() for line in ax.lines}) == 4
+    assert legend(ax) == list("abcd")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("width", "bits")
+
+
+def test_more_terms_than_can_be_told_apart_are_refused():
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match="at most 4 terms can be told apart, got 5"):
+        figures.plot_terms(x, dict.fromkeys("abcde", x), xlabel="width")
+
+
+def test_log_weights_are_a_density_with_the_two_lines_that_were_given():
+    ax = figures.plot_log_weights(
+        torch.tensor([-3.0, -3.0, -3.0, -1.0]), elbo=-2.5, evidence=-1.5, bins=2, label="four"
+    )
+    assert [bar.get_height() * bar.get_width() for bar in ax.patches] == [0.75, 0.25]
+    assert [set(line.get_xdata()) for line in ax.lines] == [{-2.5}, {-1.5}]
+    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
+    assert legend(ax)[0] == "four"
+    assert "ELBO" in legend(ax)[1]
+    assert "evidence" in legend(ax)[2]
+    assert "nats" in ax.get_xlabel()
+
+
+def test_a_trace_runs_from_step_0_and_its_target_lies_across():
+    ax = figures.plot_trace(torch.tensor([3.0, 2.0, 1.5]), 1.0, ylabel="mean of q")
+    assert points(ax.lines[0]) == [(0, 3), (1, 2), (2, 1.5)]
+    assert set(ax.lines[1].get_ydata()) == {1.0}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "mean of q")
+
+
+def test_coordinate_ascent_climbs_by_an_m_step_to_the_next_column_and_by_an_e_step_straight_up():
+    ax = figures.plot_coordinate_ascent(torch.tensor([-5.0, -3.0, -2.0]), torch.tensor([-4.0, -2.5]))
+    evidence, path, after_m = ax.lines
+    assert points(evidence) == [(0, -5), (1, -3), (2, -2)]
+    assert points(path) == [(0, -5), (1, -4), (1, -3), (2, -2.5), (2, -2)]
+    assert points(after_m) == [(1, -4), (2, -2.5)]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("iteration", "nats per student")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_coordinate_ascent_has_one_m_step_fewer_than_evidences(steps):
+    with pytest.raises(ValueError, match=rf"\(T \+ 1,\).*\(3,\), \({steps},\)"):
+        figures.plot_coordinate_ascent(torch.zeros(3), torch.zeros(steps))
+
+
+two, three, square = torch.zeros(2), torch.zeros(3), torch.zeros(3, 1)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.plot_gaps(three, two),
+        lambda: figures.plot_gaps(square, square),
+        lambda: figures.plot_bound(three, two, 0.0, optimum=0.0, xlabel=""),
+        lambda: figures.plot_terms(three, {"a": three, "b": square}, xlabel=""),
+        lambda: figures.plot_log_weights(square, 0.0, 0.0),
+        lambda: figures.plot_trace(square, 0.0, ylabel=""),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_by_name(draw):
+    with pytest.raises(ValueError, match=r"\(3, 1\)|\(2,\)"):
+        draw()
+
+
+CALLS = {
+    "plot_gaps": lambda **options: figures.plot_gaps(three, three, **options),
+    "plot_bound": lambda **options: figures.plot_bound(three, three, 0.0, optimum=0.0, xlabel="", **options),
+    "plot_terms": lambda **options: figures.plot_terms(three, {"a": three}, xlabel="", **options),
+    "plot_log_weights": lambda **options: figures.plot_log_weights(three, 0.0, 0.0, **options),
+    "plot_trace": lambda **options: figures.plot_trace(three, 0.0, ylabel="", **options),
+    "plot_coordinate_ascent": lambda **options: figures.plot_coordinate_ascent(three, two, **options),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_curves_go_on_the_given_axes_or_on_a_new_figure(name):
+    _, ax = plt.subplots()
+    assert CALLS[name](ax=ax) is ax
+    assert len(plt.get_fignums()) == 1
+    assert CALLS[name]().figure is not ax.figure
+    assert len(plt.get_fignums()) == 2
+
+
+def test_curves_accept_tensors_that_carry_gradients():
+    free = three.clone().requires_grad_()
+    figures.plot_gaps(free, free)
+    figures.plot_trace(free, 0.0, ylabel="")
+    figures.plot_coordinate_ascent(free, free[:2])

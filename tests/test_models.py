@@ -1,0 +1,527 @@
+"""models: the VAE's objective against the exact linear model, against quadrature and against torch.distributions."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from oracles import assert_close, assert_finite_gradients, assert_refused, randn
+from torch import Tensor, distributions, nn
+
+from vae_tutorial import gaussian, linear_gaussian, models
+from vae_tutorial.linear_gaussian import FactorAnalysis
+from vae_tutorial.models import VAE, ConvVAE, GaussianVAE, linear_vae, mlp_vae
+
+K, B, J = 4, 3, 2
+
+BUILDERS: dict[str, Callable[[], VAE]] = {
+    "linear": lambda: linear_vae((5,), J),
+    "linear Gaussian": lambda: linear_vae((5,), J, model=GaussianVAE),
+    "MLP": lambda: mlp_vae((2, 3), J, num_hidden=7),
+    "MLP Gaussian": lambda: mlp_vae((2, 3), J, num_hidden=7, model=GaussianVAE),
+    "convolutional": lambda: ConvVAE(num_latents=J, num_channels=4, num_blocks=1),
+}
+every_model = pytest.mark.parametrize("name", BUILDERS)
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> VAE:
+    """A model with every parameter random: what starts at zero would hide mistakes behind it."""
+    model = BUILDERS[name]()
+    for seed, parameter in enumerate(model.parameters()):
+        fan_in = max(parameter[0].numel() if parameter.dim() > 1 else 4, 4)
+        parameter.data = randn(parameter.numel(), seed=seed).reshape(parameter.shape) / math.sqrt(fan_in)
+    return model.to(dtype)
+
+
+def data(model: VAE, num_data: int = B, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Binary data, or real data for the Gaussian likelihood."""
+    x = randn(num_data, *model.data_shape, seed=99)
+    return (x if isinstance(model, GaussianVAE) else (x > 0)).to(dtype)
+
+
+def noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def corners(monkeypatch: pytest.MonkeyPatch, num_latents: int) -> int:
+    """Replace the samples by the 2^J points eps in {-1, 1}^J. Returns their number, which is the K to ask for.
+
+    They are the Gauss-Hermite nodes of order two, all of one weight: the mean over them is the expectation under
+    N(0, I), exactly, of any polynomial of degree at most three in each coordinate.
+    """
+    nodes = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=num_latents)), dtype=torch.float64)
+
+    def sample(mu: Tensor, log_var: Tensor, num_samples: int, *, generator: object = None) -> Tensor:
+        assert num_samples == len(nodes)
+        return gaussian.reparameterize(nodes[:, None].expand(-1, *mu.shape), mu, log_var)
+
+    monkeypatch.setattr(models.gaussian, "sample", sample)
+    return len(nodes)
+
+
+def probabilistic_pca(num_latents: int, num_dims: int = 5) -> FactorAnalysis:
+    """A model with orthogonal loadings and one noise variance: its posterior has a diagonal covariance."""
+    columns = torch.linalg.qr(randn(num_dims, num_latents, seed=1)).Q * torch.tensor([1.7, 0.6, 1.1])[:num_latents]
+    return FactorAnalysis(columns, randn(num_dims, seed=2), torch.full((num_dims,), math.log(0.3)).double())
+
+
+def as_vae(model: FactorAnalysis, *, with_posterior: bool = True) -> GaussianVAE:
+    """The same generative model as a linear VAE; its encoder is the exact posterior, or else a random one."""
+    num_dims, num_latents = model.weight.shape
+    vae = linear_vae((num_dims,), num_latents, model=GaussianVAE).double()
+    vae.decoder[0].weight.data, vae.decoder[0].bias.data = model.weight.clone(), model.bias.clone()
+    vae.log_var_x.data = model.log_var[0].clone()
+    posterior = linear_gaussian.posterior(model, torch.cat([torch.zeros(1, num_dims), torch.eye(num_dims)]).double())
+    encoder = vae.encoder[1]
+    if with_posterior:
+        encoder.affine.bias.data = posterior.mean[0]
+        encoder.affine.weight.data = (posterior.mean[1:] - posterior.mean[0]).mT
+        log_var = posterior.covariance.diagonal().log()
+        encoder.constant.data = 12 * torch.atanh(log_var / 12)  # the encoder bounds it: undo that
+    else:
+        encoder.affine.weight.data = randn(num_latents, num_dims, seed=3)
+        encoder.constant.data = randn(num_latents, seed=4)
+    return vae
+
+
+# the exact linear model
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3])
+def test_with_the_exact_posterior_every_log_weight_is_the_log_evidence(num_latents: int) -> None:
+    model = probabilistic_pca(num_latents)
+    _, x = linear_gaussian.sample(model, 20, generator=noise(0))
+    log_w = as_vae(model).log_weights(x, 50, generator=noise(1))
+    assert_close(log_w, linear_gaussian.log_evidence(model, x).expand(50, 20), 1e-10)
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3])
+def test_elbo_is_the_closed_form_of_the_linear_model(num_latents: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The integrand is quadratic in z, so the corners give the exact expectation; a ½ or a sign would show."""
+    model = probabilistic_pca(num_latents)
+    vae = as_vae(model, with_posterior=False)
+    _, x = linear_gaussian.sample(model, 6, generator=noise(0))
+    elbo = vae.elbo(x, num_samples=corners(monkeypatch, num_latents))
+    assert_close(elbo, linear_gaussian.elbo(model, x, *vae.encode(x)), 1e-10)
+    gap = linear_gaussian.kl_to_posterior(model, x, *vae.encode(x))
+    assert_close(elbo + gap, linear_gaussian.log_evidence(model, x), 1e-10)
+    assert gap.min() > 0.05
+
+
+@every_model
+def test_expected_log_weight_is_the_elbo(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E log w = E log p(x|z) - KL: log p(z) - log q(z) is quadratic, the rest is the same number on both sides."""
+    model = build(name)
+    x, num_samples = data(model), corners(monkeypatch, J)
+    assert_close(model.log_weights(x, num_samples).mean(0), model.elbo(x, num_samples=num_samples), 1e-10)
+
+
+# the equations, typed out with torch.distributions
+
+
+def naive(model: VAE, x: Tensor, num_samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log p(x|z), log p(z), log q(z|x), each (K, B), and KL(q || p) (B,)."""
+    mu, log_var = model.encode(x)
+    q = distributions.Independent(distributions.Normal(mu, (log_var / 2).exp()), 1)
+    prior = distributions.Independent(distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu)), 1)
+    eps = torch.randn(num_samples, *mu.shape, generator=noise(seed), dtype=mu.dtype)
+    z = mu + (log_var / 2).exp() * eps
+    output = torch.stack([model.decode(z[k]) for k in range(num_samples)])
+    if isinstance(model, GaussianVAE):
+        p_x = distributions.Normal(output, (model.log_var_x / 2).exp())
+    else:
+        p_x = distributions.Bernoulli(logits=output)
+    p_x = distributions.Independent(p_x, len(model.data_shape))
+    return p_x.log_prob(x), prior.log_prob(z), q.log_prob(z), distributions.kl_divergence(q, prior)
+
+
+@every_model
+def test_log_weights_are_log_p_of_x_and_z_minus_log_q(name: str) -> None:
+    model = build(name)
+    x = data(model)
+    log_p_x_given_z, log_p_z, log_q_z, _ = naive(model, x, K, seed=5)
+    assert_close(model.log_weights(x, K, generator=noise(5)), log_p_x_given_z + log_p_z - log_q_z, 1e-10)
+
+
+@every_model
+@pytest.mark.parametrize("num_samples", [1, K])
+def test_elbo_terms_are_the_mean_log_likelihood_and_the_kl_to_the_prior(name: str, num_samples: int) -> None:
+    model = build(name)
+    x = data(model)
+    log_p_x_given_z, _, _, kl = naive(model, x, num_samples, seed=6)
+    terms = model.elbo_terms(x, num_samples=num_samples, generator=noise(6))
+    assert_close(terms.reconstruction, log_p_x_given_z.mean(0), 1e-10)
+    assert_close(terms.kl, kl, 1e-10)
+    elbo = model.elbo(x, num_samples=num_samples, generator=noise(6))
+    assert_close(elbo, log_p_x_given_z.mean(0) - kl, 1e-10)
+
+
+@every_model
+def test_elbo_is_the_mean_log_weight_but_for_the_sampled_kl(name: str) -> None:
+    model = build(name)
+    x = data(model)
+    _, log_p_z, log_q_z, kl = naive(model, x, K, seed=7)
+    difference = model.elbo(x, num_samples=K, generator=noise(7)) - model.log_weights(x, K, generator=noise(7)).mean(0)
+    assert_close(difference, (log_q_z - log_p_z).mean(0) - kl, 1e-9)
+
+
+def test_log_q_keeps_its_digits_where_sigma_is_tiny_beside_mu() -> None:
+    """(z - mu) / sigma has no digit left in float32 at mu = 1000, sigma = e^-5.5; log q from eps has them all."""
+    x = torch.tensor([[1000.0, -12 * math.atanh(11 / 12)]])  # mu, raw log-variance
+    model = VAE(nn.Identity(), ConstantLogits(torch.zeros(2)), (2,))
+    log_w = model.log_weights(x, 8, generator=noise(0))
+    mu, log_var = (float(value) for value in model.encode(x))
+    for k, eps in enumerate(torch.randn(8, 1, 1, generator=noise(0)).flatten().tolist()):
+        log_q = -0.5 * (math.log(2 * math.pi) + eps**2 + log_var)
+        log_p_z = -0.5 * (math.log(2 * math.pi) + (mu + math.exp(log_var / 2) * eps) ** 2)
+        log_p_x = 0.0 * 1000 - 2 * math.log(2)  # two fair coins, whatever x
+        assert log_w[k].item() == pytest.approx(log_p_x + log_p_z - log_q, rel=1e-6)
+
+
+# shapes
+
+
+@every_model
+def test_shapes(name: str) -> None:
+    model = build(name)
+    x = data(model)
+    mu, log_var = model.encode(x)
+    assert mu.shape == log_var.shape == (B, J)
+    z = randn(K, B, J, seed=0)
+    assert model.decode(z).shape == (K, B, *model.data_shape)
+    assert model.log_p_x_given_z(x, z).shape == (K, B)
+    assert model.log_p_x_given_z(x, z[0]).shape == (B,)
+    assert model.log_weights(x, K).shape == (K, B)
+    terms = model.elbo_terms(x, num_samples=K)
+    assert terms.reconstruction.shape == terms.kl.shape == model.elbo(x).shape == (B,)
+
+
+@every_model
+def test_decoding_treats_every_latent_alone(name: str) -> None:
+    model = build(name)
+    z = randn(K, B, J, seed=8)
+    together = model.decode(z)
+    for k, b in itertools.product(range(K), range(B)):
+        assert_close(model.decode(z[k, b]), together[k, b])
+    assert_close(model.decode(z.transpose(0, 1)), together.transpose(0, 1))
+    assert model.decode(z[:0]).shape == (0, B, *model.data_shape)
+
+
+@every_model
+def test_each_data_point_has_its_own_bound(name: str) -> None:
+    """A sum over the batch, or a mixed-up axis, would show: the bound of the first point does not see the others."""
+    model = build(name)
+    x = data(model)
+    other = torch.cat([x[:1], 1 - x[1:]])
+    for function in (model.elbo, lambda x, generator: model.log_weights(x, K, generator=generator)):
+        first, second = function(x, generator=noise(0)), function(other, generator=noise(0))
+        assert_close(first[..., 0], second[..., 0])
+        assert ((first - second)[..., 1:].abs() > 1e-3).all()
+
+
+# the networks
+
+
+def test_the_linear_vae_is_affine_and_its_variance_does_not_see_x() -> None:
+    model = build("linear Gaussian")
+    x, y = randn(2, B, 5, seed=0)
+    (mu_x, log_var_x), (mu_y, log_var_y), (mu_mid, _) = (model.encode(v) for v in (x, y, 0.25 * x + 0.75 * y))
+    assert_close(mu_mid, 0.25 * mu_x + 0.75 * mu_y)
+    assert torch.equal(log_var_x, log_var_y)
+    assert len(log_var_x.unique(dim=0)) == 1
+    z, w = randn(2, B, J, seed=1)
+    assert_close(model.decode(0.25 * z + 0.75 * w), 0.25 * model.decode(z) + 0.75 * model.decode(w))
+
+
+def test_the_mlp_vae_has_one_hidden_layer_on_each_side() -> None:
+    model, num_data, num_hidden = mlp_vae((2, 3), J, num_hidden=7), 6, 7
+    encoder = (num_data + 1) * num_hidden + (num_hidden + 1) * 2 * J
+    decoder = (J + 1) * num_hidden + (num_hidden + 1) * num_data
+    assert sum(p.numel() for p in model.parameters()) == encoder + decoder
+    x, y = randn(2, B, 2, 3, seed=0)
+    middle = model.float().encode(((x + y) / 2).float())[1]
+    assert (middle - (model.encode(x.float())[1] + model.encode(y.float())[1]) / 2).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("num_latents", "num_channels", "num_blocks"), [(32, 64, 2), (3, 4, 0), (5, 8, 3)])
+def test_the_convolutional_vae_has_the_layers_it_says(num_latents: int, num_channels: int, num_blocks: int) -> None:
+    model = ConvVAE(num_latents=num_latents, num_channels=num_channels, num_blocks=num_blocks)
+    grid = 49 * num_channels
+    block = 2 * (9 * num_channels**2 + num_channels)
+    encoder = 16 * num_channels + num_channels + num_blocks * block + (grid + 1) * 2 * num_latents
+    decoder = (num_latents + 1) * grid + num_blocks * block + 9 * num_channels * 16 + 16
+    assert sum(p.numel() for p in model.parameters()) == encoder + decoder
+    assert model.data_shape == (1, 28, 28)
+    assert model.elbo(torch.ones(2, 1, 28, 28)).shape == (2,)
+
+
+def test_the_defaults_of_the_convolutional_vae() -> None:
+    """The recorded full run was made with these: another default would not load it."""
+    assert sum(p.numel() for p in ConvVAE().parameters()) == 610_000
+    assert ConvVAE().encode(torch.ones(1, 1, 28, 28))[0].shape == (1, 32)
+
+
+def test_a_patch_goes_to_one_cell_of_the_grid_and_back() -> None:
+    """Without blocks the encoder's grid sees each 4 x 4 patch alone, and the decoder's shuffle puts it in its place."""
+    model = ConvVAE(num_latents=2, num_channels=3, num_blocks=0)
+    x = torch.zeros(1, 1, 28, 28)
+    x[..., 8:12, 20:24] = 1
+    changed = (model.encoder[0](x) - model.encoder[0](torch.zeros_like(x))).abs().sum(1)[0] > 0
+    assert changed.nonzero().tolist() == [[2, 5]]
+    grid = torch.zeros(1, 16, 7, 7)
+    grid[0, :, 2, 5] = 1
+    assert torch.equal(model.decoder[-1](grid), x)
+
+
+def test_a_residual_block_starts_as_the_identity_plus_a_constant() -> None:
+    block = ConvVAE(num_latents=2, num_channels=4, num_blocks=1).encoder[1]
+    change = block(x := randn(B, 4, 7, 7, seed=0, dtype=torch.float32)) - x
+    assert_close(change, block.second.bias[:, None, None].expand_as(x), 1e-6)
+
+
+# the bounded log-variance
+
+
+def encoded_log_var(raw: Tensor) -> Tensor:
+    """What the model makes of the encoder's raw log-variances (B, 1)."""
+    identity = VAE(nn.Identity(), nn.Identity(), (2,))
+    return identity.encode(torch.cat([torch.zeros_like(raw), raw], -1))[1]
+
+
+def test_the_log_variance_is_12_tanh_of_a_twelfth() -> None:
+    raw = torch.linspace(-60, 60, 241, dtype=torch.float64)[:, None]
+    log_var = encoded_log_var(raw)
+    assert_close(log_var, torch.tensor([[12 * math.tanh(r / 12)] for r in raw.flatten().tolist()], dtype=raw.dtype))
+    assert log_var.abs().max() < models.LOG_VAR_LIMIT == 12
+    assert (log_var.diff(dim=0) > 0).all()
+    near = raw.abs() <= 1
+    assert ((log_var - raw)[near].abs() <= 0.0024).all()  # almost the identity where variances usually lie
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("raw", [-60.0, -12.0, 0.0, 12.0, 60.0])
+def test_the_bounded_log_variance_never_loses_its_gradient(raw: float, dtype: torch.dtype) -> None:
+    (gradient,) = assert_finite_gradients(encoded_log_var, torch.full((1, 1), raw, dtype=dtype))
+    assert gradient.item() == pytest.approx(1 - math.tanh(raw / 12) ** 2, rel=1e-2)
+    assert gradient.item() > 1e-4
+
+
+def test_the_bounded_log_variance_is_smooth() -> None:
+    raw = torch.tensor([[-30.0], [-3.0], [0.0], [3.0], [30.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(encoded_log_var, raw)
+    assert torch.autograd.gradgradcheck(encoded_log_var, raw)
+
+
+def test_the_mean_is_not_bounded() -> None:
+    model = VAE(nn.Identity(), nn.Identity(), (2,))
+    mu, log_var = model.encode(torch.tensor([[1234.5, 7.0]]))
+    assert mu.item() == 1234.5
+    assert log_var.item() == pytest.approx(12 * math.tanh(7 / 12))
+
+
+# extreme inputs and gradients
+
+
+class ConstantLogits(nn.Module):
+    """A decoder that ignores z."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.logits.expand(len(z), *self.logits.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [40.0, 1e4])
+def test_extreme_logits(size: float, dtype: torch.dtype) -> None:
+    """Where the decoder is certain and right it costs nothing, where it is certain and wrong it costs the logit."""
+    model = VAE(nn.Linear(4, 2), ConstantLogits(torch.tensor([size, size, -size, -size])), (4,)).to(dtype)
+    x = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=dtype)
+    terms = model.elbo_terms(x, num_samples=K)
+    assert terms.reconstruction.item() == pytest.approx(-2 * size, rel=1e-6)
+    terms.reconstruction.sum().backward()
+    assert_close(model.decoder.logits.grad, torch.tensor([0.0, -1.0, 1.0, 0.0], dtype=dtype), 1e-6)
+    assert model.log_weights(x, K).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("raw", [-60.0, 60.0])
+@pytest.mark.parametrize("likelihood", [VAE, GaussianVAE])
+def test_extreme_encoders_keep_the_bound_and_its_gradients_finite(
+    likelihood: type[VAE], raw: float, dtype: torch.dtype
+) -> None:
+    model = likelihood(nn.Identity(), nn.Linear(2, 4), (4,)).to(dtype)
+    x = torch.tensor([[30.0, -30.0, raw, raw]], dtype=dtype)
+    for function in (model.elbo, lambda x, generator: model.log_weights(x, K, generator=generator)):
+        assert_finite_gradients(lambda x, function=function: function(x, generator=noise(0)), x)
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_finite_and_reach_every_parameter(name: str, dtype: torch.dtype) -> None:
+    model = build(name, dtype)
+    x = data(model, dtype=dtype)
+    for value in (model.elbo(x, generator=noise(0)), model.log_weights(x, K, generator=noise(0))):
+        model.zero_grad(set_to_none=True)
+        value.sum().backward()
+        for parameter_name, parameter in model.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.isfinite().all(), parameter_name
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+
+def test_the_gradient_of_the_elbo_is_that_of_finite_differences() -> None:
+    model = build("MLP Gaussian")
+    x, names = data(model), [name for name, _ in model.named_parameters()]
+
+    def elbo(*parameters: Tensor) -> Tensor:
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(Elbo(model), {f"model.{key}": value for key, value in named.items()}, (x,))
+
+    assert torch.autograd.gradcheck(elbo, [p.detach().clone().requires_grad_() for p in model.parameters()])
+
+
+class Elbo(nn.Module):
+    """The bound as a module's call, for the functional interface."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.elbo(x, num_samples=2, generator=noise(0))
+
+
+# precision
+
+
+@every_model
+def test_double_precision_is_kept_and_single_precision_is_close(name: str) -> None:
+    results = {}
+    for dtype in (torch.float64, torch.float32):
+        model = build(name, dtype)
+        x = data(model, dtype=dtype)
+        eps = torch.ones(K, B, J, dtype=dtype)
+        results[dtype] = [*model.encode(x), model.decode(eps), model.log_p_x_given_z(x, eps)]
+        assert all(result.dtype == dtype for result in results[dtype])
+        assert model.elbo(x).dtype == model.log_weights(x, K).dtype == dtype
+    for double, single in zip(results[torch.float64], results[torch.float32], strict=True):
+        assert_close(single.double(), double, 2e-5)
+
+
+@every_model
+def test_under_autocast_the_bound_is_still_single_precision(name: str) -> None:
+    model = build(name, torch.float32)
+    x = data(model, dtype=torch.float32)
+    terms, log_w = model.elbo_terms(x, generator=noise(0)), model.log_weights(x, K, generator=noise(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.encoder(x).dtype == torch.bfloat16 or "linear" in name  # its constants are single precision
+        half_terms = model.elbo_terms(x, generator=noise(0))
+        half_log_w = model.log_weights(x, K, generator=noise(0))
+        assert all(value.dtype == torch.float32 for value in (*model.encode(x), model.decode(torch.zeros(B, J))))
+    for half, full in zip((*half_terms, half_log_w), (*terms, log_w), strict=True):
+        assert half.dtype == torch.float32
+        assert not torch.equal(half, full)  # or autocast did nothing
+        assert_close(half, full, 0.05)
+
+
+# randomness and weights
+
+
+@every_model
+def test_one_generator_gives_one_result_and_nothing_else_is_drawn_from(name: str) -> None:
+    model = build(name)
+    x = data(model)
+    for function in (
+        lambda generator: model.elbo(x, generator=generator),
+        lambda generator: model.log_weights(x, K, generator=generator),
+    ):
+        before = torch.random.get_rng_state()
+        first, second, other = function(noise(1)), function(noise(1)), function(noise(2))
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.equal(first, second)
+        assert not torch.equal(first, other)
+
+
+def test_without_a_generator_the_global_seed_governs() -> None:
+    model = build("linear")
+    x = data(model)
+    with torch.random.fork_rng():
+        first, second = (torch.manual_seed(3) and model.log_weights(x, K) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
+@every_model
+def test_weights_survive_a_round_trip(name: str) -> None:
+    model, copy = build(name), BUILDERS[name]().double()
+    x = data(model)
+    assert not torch.equal(copy.log_weights(x, K, generator=noise(0)), model.log_weights(x, K, generator=noise(0)))
+    copy.load_state_dict(model.state_dict())
+    assert torch.equal(copy.log_weights(x, K, generator=noise(0)), model.log_weights(x, K, generator=noise(0)))
+
+
+# bad input
+
+
+@every_model
+@pytest.mark.parametrize("num_samples", [0, -1])
+def test_fewer_than_one_sample_is_refused(name: str, num_samples: int) -> None:
+    model = build(name)
+    x = data(model)
+    assert_refused(lambda: model.log_weights(x, num_samples), "num_samples", str(num_samples))
+    assert_refused(lambda: model.elbo(x, num_samples=num_samples), "num_samples", str(num_samples))
+    assert_refused(lambda: model.elbo_terms(x, num_samples=num_samples), "num_samples", str(num_samples))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 28, 28), (2, 1, 28, 27), (2, 784), (28,), ()])
+def test_data_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    """Three channels, no channel, a missing column, flat images, one flat image, a number."""
+    model, x = build("convolutional", torch.float32), torch.zeros(shape)
+    for function in (model.encode, model.elbo, model.check_data, lambda x: model.log_weights(x, K)):
+        assert_refused(lambda function=function: function(x), "x", "(B, *(1, 28, 28))", shape)
+
+
+@every_model
+def test_latents_of_another_batch_are_refused(name: str) -> None:
+    """(K, 1, J) and (K, J) would broadcast."""
+    model = build(name)
+    for z in (torch.zeros(K, 1, J), torch.zeros(K, J), torch.zeros(B, K, J)):
+        assert_refused(lambda z=z: model.log_p_x_given_z(data(model), z.double()), "x")
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, -math.inf, math.inf])
+@pytest.mark.parametrize("name", ["linear", "MLP", "convolutional"])
+def test_pixels_outside_the_unit_interval_are_refused(name: str, value: float) -> None:
+    model = build(name)
+    x = data(model)
+    x[1, ..., 2] = value
+    assert_refused(lambda: model.check_data(x), "x", "[0, 1]", f"{value:g}", "binarize")
+
+
+def test_bytes_are_checked_as_numbers_are() -> None:
+    model = build("convolutional")
+    model.check_data(data(model, dtype=torch.uint8))
+    assert_refused(lambda: model.check_data(255 * data(model, dtype=torch.uint8)), "x", "[0, 1]", "255", "binarize")
+
+
+@every_model
+def test_nan_and_empty_sets_are_refused(name: str) -> None:
+    model = build(name)
+    x = data(model)
+    model.check_data(x)
+    assert_refused(lambda: model.check_data(x[:0]), "x", "empty")
+    x[2, ..., 1] = math.nan
+    assert_refused(lambda: model.check_data(x), "x", "NaN")
+
+
+@pytest.mark.parametrize("name", ["linear Gaussian", "MLP Gaussian"])
+def test_real_data_may_be_any_finite_number(name: str) -> None:
+    model = build(name)
+    x = 1e3 * data(model)
+    model.check_data(x)
+    x[0, ..., 0] = -math.inf
+    assert_refused(lambda: model.check_data(x), "x", "infinite")

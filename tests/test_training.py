@@ -1,0 +1,966 @@
+"""training: the loop against a loop typed out, its checkpoints against kills and damage, its record against rounding."""
+
+import contextlib
+import datetime
+import functools
+import io
+import itertools
+import math
+import os
+import pickle
+import platform
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import assert_close, assert_refused, randn
+from torch import Tensor, nn
+
+from vae_tutorial import data, linear_gaussian, training
+from vae_tutorial.models import VAE, ConvVAE, GaussianVAE, linear_vae, mlp_vae
+from vae_tutorial.training import History, average_terms, fit, load_run, save_run, warmup_cosine
+
+fit = functools.partial(fit, progress=False)
+
+
+def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> VAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return mlp_vae((6,), num_latents=2, num_hidden=5).to(dtype)
+
+
+def bits(num_data: int = 24, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return (randn(num_data, 6, seed=seed) > 0).to(dtype)
+
+
+def greys(num_data: int = 24) -> Tensor:
+    return (randn(num_data, 6, seed=1).sigmoid() * 255).to(torch.uint8)
+
+
+def noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Equal to the bit: tensors, and the lists and dictionaries they stand in."""
+    if isinstance(first, Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
+    return bool(first == second)
+
+
+def weights(model: VAE) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def bounds_of(history: History) -> dict[str, list[float]]:
+    """A history without its clock."""
+    return {name: values for name, values in history._asdict().items() if name != "seconds"}
+
+
+class Interrupted(BaseException):
+    """What a test raises in the middle of an epoch."""
+
+
+def keep(x: Tensor, *, generator: torch.Generator) -> Tensor:
+    """A preprocessing that does nothing."""
+    return x
+
+
+def at_step(number: int, action: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """``keep``, and by its name no other function, until step ``number`` of the run, counted from 1."""
+    calls = iter(range(10**9))  # call 0 is the check of the first batch
+
+    def preprocess(x: Tensor, *, generator: torch.Generator) -> Tensor:
+        return action(x) if next(calls) == number else x
+
+    preprocess.__qualname__ = keep.__qualname__
+    return preprocess
+
+
+def interrupt(x: Tensor) -> Tensor:
+    raise Interrupted
+
+
+# one step, one epoch, one run
+
+
+def typed_out(
+    model: VAE,
+    x: Tensor,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    rate: Callable[[float], float],
+    seed: int,
+    preprocess: Callable[..., Tensor] | None,
+) -> list[Tensor]:
+    """The run as the documentation describes it; the two terms of every step, for each epoch (num_steps, 2)."""
+    generator, num_steps, epochs = noise(seed), len(x) // batch_size, []
+    optimizer = torch.optim.Adam(model.parameters())
+    for epoch in range(num_epochs):
+        order, terms = torch.randperm(len(x), generator=generator), []
+        for step in range(num_steps):
+            batch = x[order[step * batch_size : (step + 1) * batch_size]]
+            if preprocess is not None:
+                batch = preprocess(batch, generator=generator)
+            batch = batch.to(next(model.parameters()).dtype)
+            mu, log_var = model.encode(batch)
+            z = mu + (log_var / 2).exp() * torch.randn(1, *mu.shape, generator=generator, dtype=mu.dtype)
+            reconstruction = model.log_p_x_given_z(batch, z)[0].mean()
+            kl = (0.5 * (mu**2 + log_var.exp() - log_var - 1)).sum(1).mean()
+            optimizer.param_groups[0]["lr"] = rate((epoch + step / num_steps) / num_epochs)
+            optimizer.zero_grad()
+            (-(reconstruction - kl)).backward()
+            optimizer.step()
+            terms.append([reconstruction.item(), kl.item()])
+        epochs.append(torch.tensor(terms, dtype=torch.float64))
+    return epochs
+
+
+@pytest.mark.parametrize("preprocess", [None, data.binarize])
+@pytest.mark.parametrize("schedule", [None, warmup_cosine])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_fit_is_the_loop_typed_out(
+    preprocess: Callable[..., Tensor] | None, schedule: Callable[[float], float] | None, seed: int
+) -> None:
+    """Batches, noise, signs, averages, learning rates: N = 23 is no multiple of B = 5, so three points are left out."""
+    x = greys(23) if preprocess else bits(23)
+    fitted, expected = small(dtype=torch.float64), small(dtype=torch.float64)
+    history = fit(
+        fitted,
+        x,
+        num_epochs=3,
+        batch_size=5,
+        learning_rate=0.02,
+        schedule=schedule,
+        preprocess=preprocess,
+        seed=seed,
+    )
+    rate = (lambda done: 0.02 * schedule(done)) if schedule else (lambda done: 0.02)
+    epochs = typed_out(expected, x, num_epochs=3, batch_size=5, rate=rate, seed=seed, preprocess=preprocess)
+    for name, value in expected.state_dict().items():
+        assert_close(fitted.state_dict()[name], value, 1e-9)
+    means = torch.stack([epoch.mean(0) for epoch in epochs])
+    assert_close(torch.tensor(history.train_reconstruction).double(), means[:, 0], 1e-6)
+    assert_close(torch.tensor(history.train_kl).double(), means[:, 1], 1e-6)
+
+
+def test_the_training_terms_are_averages_over_the_epoch() -> None:
+    """With a learning rate of almost 0 the weights stand still, and the average is over one fixed model."""
+    model, x = small(dtype=torch.float64), bits(20)
+    history = fit(model, x, num_epochs=2, batch_size=4, learning_rate=1e-13, seed=3)
+    generator = noise(3)
+    for epoch in range(2):
+        order = torch.randperm(20, generator=generator)
+        terms = [model.elbo_terms(x[batch].double(), generator=generator) for batch in order.split(4)]
+        reconstruction = torch.cat([t.reconstruction for t in terms]).mean().item()
+        kl = torch.cat([t.kl for t in terms]).mean().item()
+        assert history.train_reconstruction[epoch] == pytest.approx(reconstruction, abs=1e-9)
+        assert history.train_kl[epoch] == pytest.approx(kl, abs=1e-9)
+
+
+def test_an_epoch_visits_the_data_once_in_a_new_order() -> None:
+    """Each data point is its own binary number. Of 22, 20 are visited in an epoch, and the two left out change."""
+    x = torch.tensor([[(n >> d) & 1 for d in range(6)] for n in range(22)], dtype=torch.uint8)
+    seen: list[list[int]] = []
+
+    def watch(batch: Tensor, *, generator: torch.Generator) -> Tensor:
+        seen.append((batch.int() @ (2 ** torch.arange(6, dtype=torch.int32))).tolist())
+        assert batch.dtype == torch.uint8  # the data stay bytes until here
+        return batch
+
+    fit(small(), x, num_epochs=4, batch_size=5, preprocess=watch)
+    steps = seen[1:]  # the first was the check
+    assert [len(batch) for batch in steps] == [5] * 16
+    epochs = [list(itertools.chain(*steps[4 * e : 4 * e + 4])) for e in range(4)]
+    assert all(len(set(epoch)) == 20 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert len({frozenset(epoch) for epoch in epochs}) > 1
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_the_test_terms_are_those_of_the_weights_at_the_end_of_the_epoch() -> None:
+    model, x, x_test = small(), bits(), bits(10, seed=1)
+    first = fit(model, x, x_test=x_test, num_epochs=1, batch_size=8)
+    assert first.test_reconstruction[0] == average_terms(model, x_test).reconstruction.item()
+    assert first.test_kl[0] == average_terms(model, x_test).kl.item()
+    longer, other = small(), small()
+    history = fit(longer, x, x_test=x_test, num_epochs=3, batch_size=8)
+    assert history.test_kl[0] == first.test_kl[0]
+    assert history.test_kl[2] == average_terms(longer, x_test).kl.item()
+    assert history.test_elbo == [r - k for r, k in zip(history.test_reconstruction, history.test_kl, strict=True)]
+    without = fit(other, x, num_epochs=3, batch_size=8)  # looking at the test set does not change the run
+    assert same(weights(other), weights(longer))
+    assert without.train_elbo == history.train_elbo
+
+
+def test_the_history_has_one_entry_an_epoch() -> None:
+    history = fit(small(), bits(), x_test=bits(5), num_epochs=3, batch_size=8)
+    assert [len(values) for values in history] == [3] * 5
+    assert all(isinstance(value, float) for values in history for value in values)
+    assert history.train_elbo == [r - k for r, k in zip(history.train_reconstruction, history.train_kl, strict=True)]
+    assert min(history.seconds) > 0
+    assert min(history.train_kl) > 0
+    history = fit(small(), bits(), num_epochs=3, batch_size=8)
+    assert [len(values) for values in history] == [3, 3, 0, 0, 3]
+    assert history.test_elbo == []
+
+
+# what training reaches
+
+
+def test_the_elbo_rises_beyond_what_a_model_without_latents_reaches() -> None:
+    """All ones or all zeros, 5 % flipped. Independent pixels cost 8 log 2 = 5.55 nats; the truth is at 2.28."""
+    cluster = (randn(256, 1, seed=0) > 0).expand(256, 8)
+    x = (cluster ^ (randn(256, 8, seed=1) > 1.645)).float()
+    torch.manual_seed(0)
+    history = fit(mlp_vae((8,), 1, num_hidden=16), x, num_epochs=80, batch_size=64, learning_rate=0.01)
+    assert -5.9 < history.train_elbo[0] < -5.4
+    assert -3.2 < history.train_elbo[-1] < -2.2
+
+
+def test_the_linear_vae_reaches_probabilistic_pca() -> None:
+    """Its maximum is known: log-evidence and noise variance from the eigenvalues (Tipping and Bishop 1999)."""
+    num_data, num_dims, num_latents = 400, 6, 2
+    loadings = randn(num_dims, num_latents, seed=1) * torch.tensor([2.0, 1.0])
+    x = randn(num_data, num_latents, seed=2) @ loadings.mT + 0.7 * randn(num_data, num_dims, seed=3) + 1.5
+    eigenvalues = torch.linalg.eigvalsh((x - x.mean(0)).mT @ (x - x.mean(0)) / num_data).flip(0)
+    variance = eigenvalues[num_latents:].mean()
+    log_det = eigenvalues[:num_latents].log().sum() + (num_dims - num_latents) * variance.log()
+    best = -0.5 * (num_dims * math.log(2 * math.pi) + log_det + num_dims).item()
+
+    torch.manual_seed(0)
+    vae = linear_vae((num_dims,), num_latents, model=GaussianVAE).double()
+    fit(vae, x, num_epochs=400, batch_size=200, learning_rate=0.05, schedule=warmup_cosine)
+
+    found = linear_gaussian.FactorAnalysis(
+        vae.decoder[0].weight.detach(), vae.decoder[0].bias.detach(), vae.log_var_x.detach().expand(num_dims)
+    )
+    log_evidence = linear_gaussian.log_evidence(found, x).mean().item()
+    assert best - 0.005 < log_evidence <= best + 1e-9
+    assert vae.log_var_x.exp().item() == pytest.approx(variance.item(), rel=0.02)
+    with torch.no_grad():
+        elbo = linear_gaussian.elbo(found, x, *vae.encode(x)).mean().item()
+    assert log_evidence - 0.01 < elbo <= log_evidence + 1e-9  # and the encoder has reached the posterior
+
+
+# one seed, one run
+
+
+@pytest.mark.parametrize("preprocess", [None, data.binarize])
+def test_one_seed_gives_one_run_to_the_bit(preprocess: Callable[..., Tensor] | None) -> None:
+    x, runs = greys() if preprocess else bits(), {}
+    for name, seed in (("first", 1), ("second", 1), ("other", 2)):
+        model = small()
+        history = fit(model, x, x_test=bits(5), num_epochs=3, batch_size=8, seed=seed, preprocess=preprocess)
+        runs[name] = (weights(model), bounds_of(history))
+    assert same(runs["first"], runs["second"])
+    assert not same(runs["first"][0], runs["other"][0])
+    assert not same(runs["first"][1], runs["other"][1])
+
+
+def test_the_global_generator_is_neither_used_nor_changed() -> None:
+    results = []
+    with torch.random.fork_rng():
+        for seed in (11, 12):
+            model = small()
+            torch.manual_seed(seed)
+            before = torch.random.get_rng_state()
+            fit(model, greys(), x_test=bits(5), num_epochs=2, batch_size=8, preprocess=data.binarize)
+            assert torch.equal(torch.random.get_rng_state(), before)
+            results.append(weights(model))
+    assert same(*results)
+
+
+def test_bytes_and_numbers_give_one_run() -> None:
+    runs = []
+    for dtype in (torch.uint8, torch.float32, torch.float64):
+        model = small()
+        history = fit(model, bits(dtype=dtype), x_test=bits(7, dtype), num_epochs=2, batch_size=8)
+        runs.append((weights(model), bounds_of(history)))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+
+
+def test_the_model_trains_in_training_mode_and_is_left_in_evaluation_mode() -> None:
+    model, modes = small(), []
+
+    def watch(x: Tensor, *, generator: torch.Generator) -> Tensor:
+        modes.append(model.training)
+        return x
+
+    fit(model, bits(), x_test=bits(5), num_epochs=2, batch_size=8, preprocess=watch)
+    assert all(modes[1:])
+    assert not model.training
+
+
+# where and how
+
+
+def test_the_device_may_be_named_by_a_string() -> None:
+    runs = []
+    for device in ("cpu", torch.device("cpu"), None):
+        model = small()
+        fit(model, bits(), num_epochs=1, batch_size=8, device=device)
+        runs.append(weights(model))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+
+
+def test_autocast_changes_the_arithmetic_and_not_the_weights_type() -> None:
+    histories = {}
+    for precision in (torch.float32, torch.bfloat16):
+        model = small()
+        histories[precision] = fit(
+            model, bits(), x_test=bits(7), num_epochs=3, batch_size=8, learning_rate=0.02, precision=precision
+        )
+        assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    full, half = histories.values()
+    assert half.train_elbo != full.train_elbo
+    assert half.test_elbo != full.test_elbo
+    assert half.train_elbo == pytest.approx(full.train_elbo, rel=0.02)
+    assert half.test_elbo == pytest.approx(full.test_elbo, rel=0.02)
+
+
+def test_compiled_networks_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bare linear maps need no compiler for C++; the checkpoint of a compiled run is an ordinary one."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    runs = []
+    for compile in (True, False):
+        torch.manual_seed(0)
+        model = VAE(nn.Linear(6, 4), nn.Linear(2, 6), (6,))
+        checkpoint = tmp_path / f"{compile}.pt"
+        history = fit(model, bits(), num_epochs=2, batch_size=8, compile=compile, checkpoint=checkpoint)
+        compiled = [network._compiled_call_impl is not None for network in (model.encoder, model.decoder)]
+        assert compiled == [compile, compile]
+        runs.append((history, torch.load(checkpoint, weights_only=True)["model"]))
+    (history, compiled_weights), (plain_history, plain_weights) = runs
+    torch._dynamo.reset()
+    assert history.train_elbo == pytest.approx(plain_history.train_elbo, rel=1e-4)
+    assert compiled_weights.keys() == plain_weights.keys()
+    for name, value in plain_weights.items():
+        assert_close(compiled_weights[name], value, 1e-4)
+
+
+@pytest.mark.parametrize("done", [0.0, 0.01, 0.025, 0.05, 0.0501, 0.3, 0.525, 0.9, 1.0])
+def test_warmup_cosine_is_its_equation(done: float) -> None:
+    expected = done / 0.05 if done < 0.05 else 0.5 * (1 + math.cos(math.pi * (done - 0.05) / 0.95))
+    assert warmup_cosine(done) == pytest.approx(expected, abs=1e-15)
+    assert 0 <= warmup_cosine(done) <= 1
+
+
+# the average over a data set
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_average_terms_of_one_batch_are_the_models_terms(dtype: torch.dtype) -> None:
+    model, x = small(dtype=torch.float64), bits(17, dtype)
+    average = average_terms(model, x, seed=5)
+    terms = model.elbo_terms(x.double(), generator=noise(5))
+    assert_close(average.reconstruction, terms.reconstruction.detach().mean())
+    assert_close(average.kl, terms.kl.detach().mean())
+
+
+def test_average_terms_weigh_every_data_point_alike() -> None:
+    """17 points in batches of 7, 7 and 3: the mean of the three means would be another number."""
+    model, x, generator = small(dtype=torch.float64), bits(17), noise(5)
+    model.requires_grad_(False)
+    terms = [model.elbo_terms(batch.double(), generator=generator) for batch in x.split(7)]
+    average = average_terms(model, x, batch_size=7, seed=5)
+    assert_close(average.reconstruction, torch.cat([t.reconstruction for t in terms]).mean())
+    assert_close(average.kl, torch.cat([t.kl for t in terms]).mean())
+    assert abs(average.kl - torch.stack([t.kl.mean() for t in terms]).mean()) > 1e-4
+
+
+def test_average_terms_repeat_and_leave_everything_alone() -> None:
+    model, x = small(), bits(17)
+    before, random_state = weights(model), torch.random.get_rng_state()
+    assert same(average_terms(model, x), average_terms(model, x))
+    assert not same(average_terms(model, x), average_terms(model, x, seed=1))
+    assert same(weights(model), before)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    average = average_terms(model, x)
+    assert average.reconstruction.dtype == average.kl.dtype == torch.float64
+    assert average.reconstruction.shape == average.kl.shape == ()
+    assert not average.reconstruction.requires_grad
+
+
+def test_average_terms_refuse_what_the_model_does_not_describe() -> None:
+    assert_refused(lambda: average_terms(small(), bits(0)), "x", "empty")
+    assert_refused(lambda: average_terms(small(), 2 * bits()), "x", "[0, 1]")
+    assert_refused(lambda: average_terms(small(), torch.zeros(3, 7)), "x", (3, 7))
+
+
+# resuming
+
+
+MODELS: dict[str, Callable[[], VAE]] = {
+    "MLP": small,
+    "MLP double": lambda: small(dtype=torch.float64),
+    "linear Gaussian": lambda: linear_vae((6,), 2, model=GaussianVAE),
+    "convolutional": lambda: ConvVAE(num_latents=2, num_channels=2, num_blocks=1),
+}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
+    name: str, precision: torch.dtype, tmp_path: Path
+) -> None:
+    x = (randn(24, *MODELS[name]().data_shape, seed=0) > 0).to(torch.uint8)
+    run = functools.partial(
+        fit, x=x, x_test=x[:5], batch_size=8, learning_rate=0.01, schedule=warmup_cosine, precision=precision
+    )
+    torch.manual_seed(0)
+    whole = MODELS[name]()
+    killed, resumed = MODELS[name](), MODELS[name]()
+    killed.load_state_dict(whole.state_dict())
+    history = run(whole, num_epochs=4, preprocess=keep, checkpoint=tmp_path / "whole.pt")
+    with pytest.raises(Interrupted):  # in the second step of the third epoch
+        run(killed, num_epochs=4, preprocess=at_step(8, interrupt), checkpoint=tmp_path / "killed.pt")
+    again = run(resumed, num_epochs=4, preprocess=keep, checkpoint=tmp_path / "killed.pt")
+    assert same(weights(resumed), weights(whole))
+    assert same(bounds_of(again), bounds_of(history))
+    assert len(again.seconds) == 4
+    assert not resumed.training
+
+
+def test_a_finished_run_is_loaded_and_not_run_again(tmp_path: Path) -> None:
+    model, other = small(), small(seed=1)
+    history = fit(model, bits(), num_epochs=2, batch_size=8, checkpoint=tmp_path / "run.pt")
+    content = (tmp_path / "run.pt").read_bytes()
+    assert fit(other, bits(), num_epochs=2, batch_size=8, checkpoint=tmp_path / "run.pt") == history
+    assert same(weights(other), weights(model))
+    assert (tmp_path / "run.pt").read_bytes() == content
+
+
+def test_a_run_with_a_constant_rate_may_be_prolonged(tmp_path: Path) -> None:
+    model, prolonged = small(), small()
+    history = fit(model, bits(), num_epochs=4, batch_size=8)
+    fit(prolonged, bits(), num_epochs=2, batch_size=8, checkpoint=str(tmp_path / "run.pt"))
+    longer = fit(prolonged, bits(), num_epochs=4, batch_size=8, checkpoint=str(tmp_path / "run.pt"))
+    assert same(weights(prolonged), weights(model))
+    assert same(bounds_of(longer), bounds_of(history))
+
+
+RUN = """
+import os, sys, time
+import torch
+from vae_tutorial import data, models, training
+
+checkpoint, seed, hang = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+calls = {"binarize": 0, "fsync": 0}
+
+def hang_at(name, number):
+    calls[name] += 1
+    if calls[name] == number:
+        print("hanging", flush=True)
+        time.sleep(600)
+
+def binarize(images, *, generator):
+    if hang == "step":
+        hang_at("binarize", 1 + 2 * 6 + 4)  # the check; two epochs of six steps; the fourth step of the third
+    return data.binarize(images, generator=generator)
+
+fsync = os.fsync
+
+def slow_fsync(file):
+    if hang == "write":
+        hang_at("fsync", 1)
+    fsync(file)
+
+os.fsync = slow_fsync
+torch.set_num_threads(1)
+torch.manual_seed(seed)
+model = models.ConvVAE(num_latents=2, num_channels=4, num_blocks=1)
+x = data.fashion_mnist().images
+training.fit(
+    model, x[:400], x_test=(x[400:450] > 127).to(torch.uint8), num_epochs=4, batch_size=64, seed=5,
+    schedule=training.warmup_cosine, preprocess=binarize, checkpoint=checkpoint, progress=True,
+)
+print("finished", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def running(checkpoint: Path, seed: int, hang: str) -> Iterator[subprocess.Popen[str]]:
+    """The program above in a process of its own, which does not outlive the test."""
+    command = [sys.executable, "-c", RUN, str(checkpoint), str(seed), hang]
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=checkpoint.parent)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_process_resumed_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Killed with SIGKILL in the third epoch; resumed and killed while it writes that epoch's checkpoint; resumed.
+
+    Each process starts from other weights and another global seed: all that counts must come from the checkpoint.
+    """
+    killed, whole = tmp_path / "killed.pt", tmp_path / "whole.pt"
+    with running(whole, 0, "never") as uninterrupted:
+        for seed, hang in ((0, "step"), (1, "write")):
+            with running(killed, seed, hang) as process:
+                line = process.stdout.readline()
+                assert line == "hanging\n", process.stderr.read()
+                process.kill()
+                assert process.wait() == (1 if os.name == "nt" else -signal.SIGKILL)
+            assert len(torch.load(killed, weights_only=True)["history"]["train_kl"]) == 2
+        with running(killed, 2, "never") as resumed:
+            output, errors = resumed.communicate()
+            assert output == "finished\n", errors
+        output, errors = uninterrupted.communicate()
+        assert output == "finished\n", errors
+    assert errors == ""  # TQDM_DISABLE: no bar
+
+    first, second = (torch.load(path, weights_only=True) for path in (whole, killed))
+    for state in (first, second):
+        assert len(state["history"].pop("seconds")) == 4
+    assert same(first, second)  # weights, Adam's moments, the generator, the history, the settings
+
+
+# checkpoints: atomic, of this run, undamaged, harmless
+
+
+@pytest.mark.parametrize("culprit", ["save", "fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_checkpoint_and_nothing_else(
+    culprit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "run.pt"
+    fit(small(), bits(), num_epochs=1, batch_size=8, checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        if culprit == "save":
+            arguments[1].write(b"half of a checkpoint")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr({"save": torch, "fsync": os, "replace": Path}[culprit], culprit, fail)
+        with pytest.raises(OSError, match="no space left"):
+            fit(small(), bits(), num_epochs=2, batch_size=8, checkpoint=checkpoint)
+        with pytest.raises(OSError, match="no space left"):
+            save_run(checkpoint, small(), History([], [], [], [], []))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    assert checkpoint.read_bytes() == content
+    fit(small(), bits(), num_epochs=2, batch_size=8, checkpoint=checkpoint)
+
+
+def test_a_checkpoint_gets_its_name_only_when_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, checkpoint = [], tmp_path / "run.pt"
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(file: int) -> None:
+        events.append(("fsync", checkpoint.exists()))
+        fsync(file)
+
+    def watched_replace(source: Path, target: Path) -> Path:
+        events.append(("replace", set(torch.load(source, weights_only=True)) >= {"model", "generator"}))
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    fit(small(), bits(), num_epochs=2, batch_size=8, checkpoint=checkpoint)
+    assert events == [("fsync", False), ("replace", True), ("fsync", True), ("replace", True)]
+
+
+SETTINGS = {"batch_size": 8, "learning_rate": 0.01, "num_epochs": 2, "schedule": warmup_cosine, "preprocess": keep}
+
+
+def shifted(x: Tensor, *, generator: torch.Generator) -> Tensor:
+    return 1 - x
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"batch_size": 6}, ["batch_size was 8, is 6"]),
+        ({"learning_rate": 0.02}, ["learning_rate was 0.01, is 0.02"]),
+        ({"seed": 1}, ["seed was 0, is 1"]),
+        ({"schedule": None}, ["schedule was warmup_cosine over 2 epochs, is constant"]),
+        ({"num_epochs": 3}, ["schedule was warmup_cosine over 2 epochs, is warmup_cosine over 3 epochs"]),
+        ({"num_epochs": 1}, ["num_epochs was 2, is 1"]),
+        ({"preprocess": None}, ["preprocess was keep, is None"]),
+        ({"preprocess": shifted}, ["preprocess was keep, is shifted"]),
+        ({"precision": torch.bfloat16}, ["precision was torch.float32, is torch.bfloat16"]),
+        ({"x": bits(23)}, ["data points was 24, is 23"]),
+        ({"x_test": bits(5)}, ["test set was False, is True"]),
+        ({"seed": 1, "batch_size": 6}, ["seed was 0, is 1", "batch_size was 8, is 6"]),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(changed: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    fit(small(), **{"x": bits(), **SETTINGS}, checkpoint=checkpoint)
+    content, other = checkpoint.read_bytes(), small(seed=1)
+    before = weights(other)
+    call = functools.partial(fit, other, **{"x": bits(), **SETTINGS, **changed}, checkpoint=checkpoint)
+    assert_refused(call, "run.pt", "checkpoint of another run", *words)
+    assert checkpoint.read_bytes() == content
+    assert same(weights(other), before)
+
+
+def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    fit(small(), bits(), **SETTINGS, checkpoint=checkpoint)
+    other = mlp_vae((6,), num_latents=3, num_hidden=5)
+    assert_refused(lambda: fit(other, bits(), **SETTINGS, checkpoint=checkpoint), "run.pt", "another model")
+
+
+def test_a_preprocessing_with_arguments_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """A partial function shows an address where a plain one shows its name; the address must not count."""
+
+    def fresh() -> Callable[..., Tensor]:
+        def flip(x: Tensor, *, often: bool, generator: torch.Generator) -> Tensor:
+            return 1 - x if often else x
+
+        return flip
+
+    checkpoint = tmp_path / "run.pt"
+    first, second = fresh(), fresh()
+    assert hex(id(first)) != hex(id(second))
+    run = functools.partial(fit, x=bits(), batch_size=8, checkpoint=checkpoint)
+    run(small(), num_epochs=1, preprocess=functools.partial(first, often=True))
+    run(small(), num_epochs=2, preprocess=functools.partial(second, often=True))
+    assert_refused(
+        lambda: run(small(), num_epochs=3, preprocess=functools.partial(second, often=False)), "another run", "often"
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    checkpoint = tmp_path_factory.mktemp("run") / "run.pt"
+    fit(small(), bits(), num_epochs=1, batch_size=8, checkpoint=checkpoint)
+    return checkpoint.read_bytes()
+
+
+def resume_from(file: Path) -> Callable[[], object]:
+    return lambda: fit(small(), bits(), num_epochs=1, batch_size=8, checkpoint=file)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused(fraction: float, checkpoint_bytes: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "short.pt"
+    file.write_bytes(checkpoint_bytes[: int(fraction * len(checkpoint_bytes))])
+    assert_refused(resume_from(file), "short.pt", "cannot be read", "delete it")
+    assert_refused(lambda: load_run(file, small()), "short.pt", "cannot be read", "delete it")
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(checkpoint_bytes: bytes, tmp_path: Path) -> None:
+    """torch.load alone reads most of these files without a word, with other weights in them."""
+    file, chance, refused = tmp_path / "flipped.pt", random.Random(0), 0
+    keys = {"model", "optimizer", "generator", "history", "settings"}
+    file.write_bytes(checkpoint_bytes)
+    expected = training._read(file, keys)
+    for _ in range(200):
+        content = bytearray(checkpoint_bytes)
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        file.write_bytes(content)
+        try:
+            assert same(training._read(file, keys), expected)
+        except ValueError as error:
+            assert "flipped.pt" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello world, this is text\n", b"\x80\x02}q\x00.", b"PK\x03\x04 and no more", bytes(100)]
+)
+def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "other.txt"
+    file.write_bytes(content)
+    assert_refused(resume_from(file), "other.txt", "cannot be read", "delete it")
+    assert_refused(lambda: load_run(file, small()), "other.txt", "cannot be read", "delete it")
+    assert file.read_bytes() == content
+    assert_refused(resume_from(tmp_path), tmp_path.name, "cannot be read")
+
+
+class Payload:
+    """Unpickled without care, it creates a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+    file, trace = tmp_path / "evil.pt", tmp_path / "trace"
+    torch.save({"model": Payload(trace), "optimizer": 0, "generator": 0, "history": 0, "settings": 0}, file)
+    assert_refused(resume_from(file), "evil.pt", "cannot be read")
+    torch.save({"model": Payload(trace), "history": 0, "facts": 0}, file)
+    assert_refused(lambda: load_run(file, small()), "evil.pt", "cannot be read")
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Payload(trace)))
+    assert trace.exists()  # the payload does work
+
+
+def test_checkpoints_and_records_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    model, checkpoint, record = small(), tmp_path / "checkpoint.pt", tmp_path / "record.pt"
+    save_run(record, model, fit(model, bits(), num_epochs=1, batch_size=8, checkpoint=checkpoint))
+    assert_refused(resume_from(record), "record.pt", "some other file")
+    assert_refused(lambda: load_run(checkpoint, model), "checkpoint.pt", "some other file")
+    torch.save([1, 2], record)
+    assert_refused(lambda: load_run(record, model), "record.pt", "some other file")
+
+
+def test_a_checkpoint_needs_a_folder(tmp_path: Path) -> None:
+    """Said before the first epoch, not after it."""
+    model = small()
+    before = weights(model)
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*make it first"):
+        fit(model, bits(), num_epochs=1, batch_size=8, checkpoint=tmp_path / "nowhere" / "run.pt")
+    assert same(weights(model), before)
+
+
+# bounds that are not finite
+
+
+def spoil(x: Tensor) -> Tensor:
+    return torch.full_like(x, math.nan)
+
+
+@pytest.mark.parametrize(("step", "epoch", "step_of_epoch"), [(1, 1, 1), (3, 1, 3), (4, 2, 1), (5, 2, 2), (9, 3, 3)])
+def test_a_bound_that_is_not_finite_stops_the_run_and_says_where(step: int, epoch: int, step_of_epoch: int) -> None:
+    with pytest.raises(FloatingPointError) as error:
+        fit(small(), bits(), num_epochs=3, batch_size=8, learning_rate=0.25, preprocess=at_step(step, spoil))
+    assert f"epoch {epoch}, step {step_of_epoch} of 3, at learning rate 0.25" in str(error.value)
+
+
+@pytest.mark.parametrize("step", [training.CHECK_EVERY, training.CHECK_EVERY + 1, 117])
+def test_the_step_is_named_wherever_the_loop_looks(step: int) -> None:
+    """The loop looks every fiftieth step, and again at the end: 120 steps are looked at three times."""
+    with pytest.raises(FloatingPointError, match=rf"epoch 1, step {step} of 120, at learning rate 0.001: "):
+        fit(small(), bits(120), num_epochs=1, batch_size=1, preprocess=at_step(step, spoil))
+
+
+def test_the_learning_rate_named_is_that_of_the_schedule() -> None:
+    """Two epochs of 3 steps: step 2 of the second is at 4/6 of training."""
+    settings = {"num_epochs": 2, "batch_size": 8, "schedule": lambda done: 1 - done}
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 2 of 3, at learning rate 0\.1: "):
+        fit(small(), bits(), learning_rate=0.3, preprocess=at_step(5, spoil), **settings)
+
+
+def test_the_checkpoint_of_the_last_good_epoch_survives_and_goes_on(tmp_path: Path) -> None:
+    checkpoint, whole, resumed = tmp_path / "run.pt", small(), small(seed=1)
+    run = functools.partial(fit, x=bits(), num_epochs=4, batch_size=8)
+    with pytest.raises(FloatingPointError, match="epoch 3, step 2 of 3"):
+        run(small(), preprocess=at_step(8, spoil), checkpoint=checkpoint)
+    assert len(torch.load(checkpoint, weights_only=True)["history"]["train_kl"]) == 2
+    run(resumed, preprocess=keep, checkpoint=checkpoint)
+    run(whole, preprocess=keep)
+    assert same(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("batch_size", [24, 8])
+def test_an_absurd_learning_rate_stops_the_run(batch_size: int, tmp_path: Path) -> None:
+    """With one step an epoch the bound was finite, and the step after it ruined the weights: that is no good epoch."""
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match=r"not finite in epoch 1, .* at learning rate 1e\+39"):
+        fit(small(), bits(), num_epochs=5, batch_size=batch_size, learning_rate=1e39, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+
+
+def test_weights_ruined_by_the_last_step_are_not_checkpointed(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match="a weight is not finite in epoch 2, step 1 of 1"):
+        fit(
+            small(),
+            bits(),
+            num_epochs=2,
+            batch_size=24,
+            schedule=lambda done: 1e42 if done >= 0.5 else 1.0,
+            checkpoint=checkpoint,
+        )
+    state = torch.load(checkpoint, weights_only=True)
+    assert len(state["history"]["train_kl"]) == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+# bad input
+
+
+@pytest.mark.parametrize("preprocess", [None, keep])
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (bits(0), ["x", "empty"]),
+        (bits().index_fill(0, torch.tensor([3]), math.nan), ["x", "NaN"]),
+        (bits() + 0.01, ["x", "[0, 1]", "1.01", "binarize"]),
+        (bits() - 0.01, ["x", "[0, 1]", "-0.01", "binarize"]),
+        (greys(), ["x", "[0, 1]", "binarize"]),
+        (torch.zeros(24, 7), ["x", (24, 7)]),
+        (torch.zeros(24, 3, 6), ["x", (24, 3, 6)]),
+    ],
+)
+def test_data_that_the_model_does_not_describe_are_refused(
+    x: Tensor, words: list[str | tuple[int, ...]], preprocess: Callable[..., Tensor] | None
+) -> None:
+    model = small()
+    before = weights(model)
+    if preprocess is None:
+        assert_refused(lambda: fit(model, x, num_epochs=1, batch_size=8), *words)
+        assert_refused(lambda: fit(model, bits(), x_test=x, num_epochs=1, batch_size=8), *words)
+    else:
+        words = ["x"] + [(8, *word[1:]) if isinstance(word, tuple) else word for word in words[1:]]
+        assert_refused(lambda: fit(model, x, num_epochs=1, batch_size=8, preprocess=preprocess), *words)
+    assert same(weights(model), before)
+
+
+def test_images_with_three_channels_are_refused() -> None:
+    model, x = ConvVAE(num_latents=2, num_channels=2, num_blocks=0), torch.zeros(9, 3, 28, 28)
+    assert_refused(lambda: fit(model, x, num_epochs=1, batch_size=3), "x", "(1, 28, 28)", (9, 3, 28, 28))
+
+
+def test_a_batch_larger_than_the_set_is_refused() -> None:
+    words = ["batch_size 25", "24 data points"]
+    assert_refused(lambda: fit(small(), bits(), num_epochs=1, batch_size=25), *words)
+    assert_refused(lambda: fit(small(), bits(), num_epochs=1, batch_size=25, preprocess=keep), *words)
+    history = fit(small(), bits(), num_epochs=1, batch_size=24)
+    assert len(history.seconds) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_epochs": 0},
+        {"num_epochs": -1},
+        {"batch_size": 0},
+        {"batch_size": -8},
+        {"learning_rate": 0.0},
+        {"learning_rate": -0.1},
+        {"learning_rate": math.inf},
+        {"learning_rate": math.nan},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
+    (name, value), checkpoint = next(iter(wrong.items())), tmp_path / "run.pt"
+    settings = {"num_epochs": 1, "batch_size": 8, **wrong}
+    with pytest.raises(ValueError, match=rf"{name.replace('_', '.')}:? {value}"):
+        fit(small(), bits(), **settings, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+
+
+# the progress bar
+
+
+def test_without_progress_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    fit(small(), bits(), num_epochs=2, batch_size=8, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bar_counts_steps_and_shows_both_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a bar is shown at all is asked of tqdm with its defaults: here they are set to show it, into a string."""
+    stream = io.StringIO()
+    monkeypatch.setattr(training, "tqdm", functools.partial(training.tqdm, file=stream, disable=False, ncols=200))
+    run = functools.partial(fit, small(), bits(), batch_size=8, checkpoint=tmp_path / "run.pt", progress=True)
+    history = run(num_epochs=2)
+    last = stream.getvalue().split("\r")[-1]
+    assert "6/6" in last
+    assert f"reconstruction {history.train_reconstruction[-1]:.1f}, kl {history.train_kl[-1]:.1f}" in last
+    stream.seek(0)
+    stream.truncate()
+    run(num_epochs=3)
+    assert "6/9" in stream.getvalue()  # a resumed run begins where it was
+    assert "9/9" in stream.getvalue().split("\r")[-1]
+
+
+def test_the_bar_obeys_tqdms_environment_variable() -> None:
+    """Shown by the killed process too: what is checked here is that ``fit`` says nothing that would overrule it."""
+    options = []
+
+    class Bar(training.tqdm):
+        def __init__(self, **given: Any) -> None:
+            options.append(given)
+            super().__init__(**{**given, "disable": True})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "tqdm", Bar)
+        for progress in (True, False):
+            fit(small(), bits(), num_epochs=1, batch_size=8, progress=progress)
+    assert "disable" not in options[0]
+    assert options[1]["disable"] is True
+
+
+# the record of a run
+
+
+def trained() -> tuple[VAE, History]:
+    model = small()
+    return model, fit(model, bits(), x_test=bits(5), num_epochs=2, batch_size=8, learning_rate=0.05)
+
+
+def test_a_record_comes_back_rounded_to_half_precision(tmp_path: Path) -> None:
+    """Half precision keeps 11 binary digits: the relative error is at most 2^-11, or 2^-25 for tiny weights."""
+    (model, history), other = trained(), small(seed=1)
+    save_run(tmp_path / "run.pt", model, history, batch_size=8, note="a test")
+    record = load_run(tmp_path / "run.pt", other)
+    assert record.history == history
+    rounded = False
+    for name, value in model.state_dict().items():
+        loaded = other.state_dict()[name]
+        assert loaded.dtype == torch.float32
+        assert ((loaded - value).abs() <= 2**-11 * value.abs() + 2**-25).all()
+        assert torch.equal(loaded, value.half().float())
+        rounded |= not torch.equal(loaded, value)
+    assert rounded
+    before, after = average_terms(model, bits()), average_terms(other, bits())
+    assert_close(torch.stack(after), torch.stack(before), 1e-3)
+
+
+def test_a_record_says_where_when_and_with_what(tmp_path: Path) -> None:
+    model, history = trained()
+    save_run(tmp_path / "run.pt", model, history, batch_size=8, note="a test")
+    facts = load_run(tmp_path / "run.pt", model).facts
+    assert facts["device"].startswith("CPU, ")
+    assert f"{torch.get_num_threads()} threads" in facts["device"]
+    assert abs(datetime.date.fromisoformat(facts["date"]) - datetime.date.today()).days <= 1
+    assert facts["python"] == platform.python_version()
+    assert facts["torch"] == torch.__version__.split("+")[0]
+    assert facts["training_seconds"] == pytest.approx(sum(history.seconds))
+    assert (facts["batch_size"], facts["note"]) == (8, "a test")
+
+
+@pytest.mark.parametrize(("dtype", "model_dtype"), [(torch.float32, torch.float32), (torch.float64, torch.float64)])
+def test_a_record_may_keep_every_digit(dtype: torch.dtype, model_dtype: torch.dtype, tmp_path: Path) -> None:
+    model, other = small(dtype=model_dtype), small(seed=1, dtype=model_dtype)
+    save_run(str(tmp_path / "run.pt"), model, History([], [], [], [], []), dtype=dtype)
+    load_run(str(tmp_path / "run.pt"), other)
+    assert same(weights(other), weights(model))
+
+
+def test_half_precision_halves_the_file(tmp_path: Path) -> None:
+    model, sizes = ConvVAE(num_latents=2, num_channels=16, num_blocks=1), []
+    for dtype in (torch.float16, torch.float32):
+        save_run(tmp_path / "run.pt", model, History([], [], [], [], []), dtype=dtype)
+        sizes.append((tmp_path / "run.pt").stat().st_size)
+    num_weights = sum(parameter.numel() for parameter in model.parameters())
+    assert 2 * num_weights < sizes[0] < 2 * num_weights + 20_000
+    assert sizes[1] > 4 * num_weights
+
+
+def test_records_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    model, history = trained()
+    save_run(tmp_path / "run.pt", model, history)
+    other = mlp_vae((6,), num_latents=2, num_hidden=4)
+    assert_refused(lambda: load_run(tmp_path / "run.pt", other), "run.pt", "another model")
+    with pytest.raises(FileNotFoundError, match=r"no recorded run at .*missing\.pt"):
+        load_run(tmp_path / "missing.pt", model)
