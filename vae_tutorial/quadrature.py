@@ -99,7 +99,8 @@ def gaussian_nodes(mu: Tensor, log_var: Tensor, num_nodes: int) -> Nodes:
     if mu.dim() == 0:
         raise ValueError(f"mu must have a last axis of length J, got a scalar; log_var {tuple(log_var.shape)}")
     eps, log_weight = gauss_hermite(num_nodes, mu.shape[-1], dtype=mu.dtype)
-    eps = eps.to(mu.device).reshape(-1, *[1] * (mu.dim() - 1), mu.shape[-1])  # (K, 1, J)
+    num_axes = max(mu.dim(), log_var.dim())  # K must come before all of them
+    eps = eps.to(mu.device).reshape(-1, *[1] * (num_axes - 1), mu.shape[-1])  # (K, 1, J)
     return Nodes(gaussian.reparameterize(eps, mu, log_var), log_weight.to(mu.device))
 
 
