@@ -189,6 +189,19 @@ def test_more_terms_than_can_be_told_apart_are_refused():
         figures.plot_terms(x, dict.fromkeys("abcde", x), xlabel="width")
 
 
+def test_a_fit_is_a_line_over_its_shaded_target():
+    z = torch.tensor([-1.0, 0.0, 1.0])
+    ax = figures.plot_fit(
+        z, torch.tensor([0.125, 0.5, 0.25]), torch.tensor([0.375, 0.5, 0.25]), names=("target", "fit")
+    )
+    corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices.tolist()}
+    assert {(-1, 0.125), (0, 0.5), (1, 0.25), (-1, 0), (1, 0)} <= corners
+    assert points(ax.lines[0]) == [(-1, 0.375), (0, 0.5), (1, 0.25)]
+    assert legend(ax) == ["target", "fit"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("z", "density")
+    assert figures.plot_fit(z, z, z, legend=False).get_legend() is None
+
+
 def test_log_weights_are_a_density_with_the_two_lines_that_were_given():
     ax = figures.plot_log_weights(
         torch.tensor([-3.0, -3.0, -3.0, -1.0]), elbo=-2.5, evidence=-1.5, bins=2, label="four"
@@ -227,6 +240,47 @@ def test_coordinate_ascent_has_one_m_step_fewer_than_evidences(steps):
 two, three, square = torch.zeros(2), torch.zeros(3), torch.zeros(3, 1)
 
 
+def test_tangents_touch_the_curve_at_every_so_many_points_and_are_of_one_length():
+    x = torch.linspace(0, 2, 5)
+    ax = figures.plot_tangents(x, x.square(), 2 * x, every=2, xlabel="x", ylabel="square")
+    curve, *tangents = ax.lines
+    assert points(curve) == [(0, 0), (0.5, 0.25), (1, 1), (1.5, 2.25), (2, 4)]
+    assert len(tangents) == 3
+    lengths = []
+    for line, at in zip(tangents, (0.0, 1.0, 2.0), strict=True):
+        (x0, y0), (x1, y1) = points(line)
+        assert ((x0 + x1) / 2, (y0 + y1) / 2) == pytest.approx((at, at**2))
+        assert (y1 - y0) / (x1 - x0) == pytest.approx(2 * at)
+        lengths.append(((x1 - x0) / 2) ** 2 + ((y1 - y0) / 4) ** 2)  # the curve is 2 wide and 4 high
+    assert lengths == pytest.approx([0.16**2] * 3)
+    assert legend(ax) == ["square", "tangents"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "square")
+
+
+def test_tangents_at_no_points_are_refused():
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        figures.plot_tangents(three, three, three, every=0, xlabel="", ylabel="")
+
+
+def test_variances_are_dots_as_measured_and_lines_by_formula_on_logarithmic_axes():
+    k = torch.tensor([1.0, 2.0, 4.0])
+    ax = figures.plot_variances(k, {"a": 1.5 / k, "b": 3 / k}, {"a": 1 / k, "b": 2 / k})
+    assert [points(line) for line in ax.lines] == [
+        [(1, factor), (2, factor / 2), (4, factor / 4)] for factor in (1.5, 1, 3, 2)
+    ]
+    assert [line.get_linestyle() for line in ax.lines] == ["None", "-", "None", "--"]
+    assert len({line.get_marker() for line in ax.lines[::2]}) == 2
+    assert legend(ax) == ["a, measured", "a, formula", "b, measured", "b, formula"]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+@pytest.mark.parametrize("exact", [{"b": torch.ones(3)}, {}, dict.fromkeys("abcde", torch.ones(3))])
+def test_variances_need_the_same_few_names(exact):
+    measured = exact if len(exact) > 4 else {"a": torch.ones(3)}
+    with pytest.raises(ValueError, match="at most 4 names, the same for both"):
+        figures.plot_variances(torch.ones(3), measured, exact)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -234,8 +288,12 @@ two, three, square = torch.zeros(2), torch.zeros(3), torch.zeros(3, 1)
         lambda: figures.plot_gaps(square, square),
         lambda: figures.plot_bound(three, two, 0.0, optimum=0.0, xlabel=""),
         lambda: figures.plot_terms(three, {"a": three, "b": square}, xlabel=""),
+        lambda: figures.plot_fit(three, three, two),
         lambda: figures.plot_log_weights(square, 0.0, 0.0),
         lambda: figures.plot_trace(square, 0.0, ylabel=""),
+        lambda: figures.plot_tangents(three, three, two, every=1, xlabel="", ylabel=""),
+        lambda: figures.plot_variances(three, {"a": three}, {"a": two}),
+        lambda: figures.plot_variances(three, {"a": square}, {"a": three}),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_by_name(draw):
@@ -247,9 +305,14 @@ CALLS = {
     "plot_gaps": lambda **options: figures.plot_gaps(three, three, **options),
     "plot_bound": lambda **options: figures.plot_bound(three, three, 0.0, optimum=0.0, xlabel="", **options),
     "plot_terms": lambda **options: figures.plot_terms(three, {"a": three}, xlabel="", **options),
+    "plot_fit": lambda **options: figures.plot_fit(three, three, three, **options),
     "plot_log_weights": lambda **options: figures.plot_log_weights(three, 0.0, 0.0, **options),
     "plot_trace": lambda **options: figures.plot_trace(three, 0.0, ylabel="", **options),
     "plot_coordinate_ascent": lambda **options: figures.plot_coordinate_ascent(three, two, **options),
+    "plot_tangents": lambda **options: figures.plot_tangents(
+        1 + two.cumsum(0), two, two, every=1, xlabel="", ylabel="", **options
+    ),
+    "plot_variances": lambda **options: figures.plot_variances(1 + two, {"a": 1 + two}, {"a": 1 + two}, **options),
 }
 
 

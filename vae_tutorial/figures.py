@@ -126,6 +126,46 @@ def plot_terms(
     return ax
 
 
+def plot_fit(
+    z: Tensor,
+    target: Tensor,
+    fit: Tensor,
+    *,
+    names: tuple[str, str] = ("p", "q"),
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """A density shaded, and the density that is fitted to it as a line.
+
+    Args:
+        z: where the densities are given, (P,).
+        target: the density to be approximated, (P,).
+        fit: the approximation, (P,).
+        names: of the target and of the fit, for the legend.
+        legend: whether to draw it; in a row of panels one is enough.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: the shaded target, and the line of the fit.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    >>> import torch
+    >>> z = torch.linspace(-1, 1, 5)
+    >>> len(plot_fit(z, 1 - z.abs(), 1 - z.square()).lines)
+    1
+    """
+    _check_same_shape(z=z, target=target, fit=fit)
+    ax = _axes(ax)
+    ax.fill_between(z.tolist(), target.tolist(), color=GREY, alpha=0.35, linewidth=0, label=names[0])
+    ax.plot(z.tolist(), fit.tolist(), color=BLUE, linewidth=1.8, label=names[1])
+    ax.set(xlabel="z", ylabel="density")
+    if legend:
+        ax.legend()
+    return ax
+
+
 def plot_log_weights(
     log_w: Tensor, elbo: float, evidence: float, *, bins: int = 60, label: str = "samples", ax: Axes | None = None
 ) -> Axes:
@@ -227,6 +267,83 @@ def plot_coordinate_ascent(evidence: Tensor, after_m: Tensor, *, ax: Axes | None
     ax.plot(steps[1:], after_m.tolist(), "v", color=ORANGE, markersize=6, label="ELBO after the M-step")
     ax.set(xlabel="iteration", ylabel="nats per student")
     ax.legend(loc="lower right")
+    return ax
+
+
+def plot_tangents(
+    x: Tensor, y: Tensor, slope: Tensor, *, every: int, xlabel: str, ylabel: str, ax: Axes | None = None
+) -> Axes:
+    """A curve, with a short tangent at some of its points.
+
+    Args:
+        x: where the curve was evaluated, (P,).
+        y: its values, (P,).
+        slope: its slopes, (P,).
+        every: a tangent at every so many points, at least 1, counted from the first.
+        xlabel: name of x.
+        ylabel: the curve's name, for the axis and the legend.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: the line of the curve, then a line for each tangent, centred at its point.
+
+    Raises:
+        ValueError: if the shapes differ, or ``every`` is below 1.
+
+    >>> import torch
+    >>> x = torch.linspace(0, 1, 5)
+    >>> ax = plot_tangents(x, x.square(), 2 * x, every=2, xlabel="x", ylabel="square")
+    >>> len(ax.lines)  # the curve, and tangents at 0, 0.5 and 1
+    4
+    """
+    _check_same_shape(x=x, y=y, slope=slope)
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    ax = _axes(ax)
+    ax.plot(x.tolist(), y.tolist(), color=BLUE, linewidth=2, label=ylabel)
+    width, height = x.max() - x.min(), y.max() - y.min()
+    half = 0.08 / (width**-2 + (slope / height).square()).sqrt()  # so that all are of one length on the page
+    for number, (at, value, rise, reach) in enumerate(torch.stack([x, y, slope, half], 1)[::every].tolist()):
+        ends = [at - reach, at + reach], [value - rise * reach, value + rise * reach]
+        ax.plot(*ends, color=ORANGE, linewidth=2.5, label="" if number else "tangents")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend(loc="lower right")
+    return ax
+
+
+def plot_variances(
+    num_samples: Tensor, measured: Mapping[str, Tensor], exact: Mapping[str, Tensor], *, ax: Axes | None = None
+) -> Axes:
+    """The variance of several estimators against the number of samples: dots as measured, lines by formula.
+
+    Args:
+        num_samples: K, (P,), positive.
+        measured: up to four estimators by their names in the legend, the measured variance of each, (P,), positive.
+        exact: the variances by formula, with the same names.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, logarithmic both ways: for each estimator its dots, then its line.
+
+    Raises:
+        ValueError: if the names or the shapes differ, or there are more than four estimators.
+
+    >>> import torch
+    >>> k = torch.tensor([1.0, 10.0])
+    >>> ax = plot_variances(k, {"mean": torch.tensor([1.1, 0.1])}, {"mean": 1 / k})
+    >>> ax.get_xscale(), ax.get_yscale()
+    ('log', 'log')
+    """
+    if list(measured) != list(exact) or len(measured) > len(STYLES):
+        raise ValueError(f"at most {len(STYLES)} names, the same for both: got {list(measured)}, {list(exact)}")
+    for values in (measured, exact):
+        _check_same_shape(num_samples=num_samples, **values)
+    ax = _axes(ax)
+    for (name, values), (color, dash), marker in zip(measured.items(), STYLES, "osv^", strict=False):
+        ax.plot(num_samples.tolist(), values.tolist(), marker, color=color, markersize=6, label=f"{name}, measured")
+        ax.plot(num_samples.tolist(), exact[name].tolist(), dash, color=color, linewidth=1.5, label=f"{name}, formula")
+    ax.set(xscale="log", yscale="log", xlabel="samples in one estimate", ylabel="variance of the estimate")
+    ax.legend()
     return ax
 
 
