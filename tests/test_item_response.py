@@ -182,6 +182,8 @@ def test_samples_have_the_frequencies_of_the_evidence() -> None:
     z, x = item_response.sample(model, num_samples, generator=torch.Generator().manual_seed(0))
     assert z.shape == (num_samples, 2)
     assert ((x == 0) | (x == 1)).all()
+    assert (z.mean(0).abs() < 4.5 / math.sqrt(num_samples)).all()
+    assert ((z.square().mean(0) - 1).abs() < 4.5 * math.sqrt(2 / num_samples)).all()
     nodes = quadrature.gauss_hermite(40, 2)
     expected = item_response.log_evidence(model, PATTERNS, nodes).exp()
     frequency = (x[:, None] == PATTERNS).all(-1).double().mean(0)

@@ -15,6 +15,7 @@ the axes J do not. Only the lower triangle of ``scale_tril`` is read. The result
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,7 +72,8 @@ def reparameterize(eps: Tensor, mu: Tensor, scale_tril: Tensor) -> Tensor:
     tensor([2., 7.])
     """
     _check(scale_tril=scale_tril, eps=eps, mu=mu)
-    return mu + (scale_tril.tril() @ eps.unsqueeze(-1)).squeeze(-1)
+    columns, leading = _columns(eps, scale_tril)
+    return mu + _rows(scale_tril.tril() @ columns, leading)
 
 
 def sample(mu: Tensor, scale_tril: Tensor, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -99,7 +101,7 @@ def sample(mu: Tensor, scale_tril: Tensor, num_samples: int, *, generator: torch
     _check(scale_tril=scale_tril, mu=mu)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    shape = torch.broadcast_shapes(mu.shape, scale_tril.shape[:-1])
+    shape = np.broadcast_shapes(mu.shape, scale_tril.shape[:-1])
     eps = torch.randn(num_samples, *shape, generator=generator, dtype=mu.dtype, device=mu.device)
     return reparameterize(eps, mu, scale_tril)
 
@@ -170,13 +172,22 @@ def _log_diagonal(scale_tril: Tensor) -> Tensor:  # (..., J, J) -> (..., J)
     return scale_tril.diagonal(dim1=-2, dim2=-1).log()
 
 
-def _squared_norm_of_noise(scale_tril: Tensor, difference: Tensor) -> Tensor:
-    """|L^-1 (z - mu)|^2, (...). Axes that only the points have become columns, so that one system serves them all."""
-    leading = max(difference.dim() - scale_tril.dim() + 1, 0)
-    columns = difference.reshape(math.prod(difference.shape[:leading]), *difference.shape[leading:]).movedim(0, -1)
-    noise = torch.linalg.solve_triangular(scale_tril, columns, upper=False)  # (..., J, K)
-    squares = noise.square().sum(-2).movedim(-1, 0)
-    return squares.reshape(difference.shape[:leading] + squares.shape[1:])
+def _squared_norm_of_noise(scale_tril: Tensor, difference: Tensor) -> Tensor:  # |L^-1 (z - mu)|^2, (...)
+    columns, leading = _columns(difference, scale_tril)
+    noise = torch.linalg.solve_triangular(scale_tril, columns, upper=False)
+    return _rows(noise.square().sum(-2), leading)
+
+
+def _columns(vectors: Tensor, matrices: Tensor) -> tuple[Tensor, torch.Size]:
+    """Vectors (..., J) as columns (..., J, K): axes that the matrices lack become K, so that one matrix serves them all."""
+    num_leading = max(vectors.dim() - matrices.dim() + 1, 0)
+    leading = vectors.shape[:num_leading]
+    return vectors.reshape(math.prod(leading), *vectors.shape[num_leading:]).movedim(0, -1), leading
+
+
+def _rows(columns: Tensor, leading: torch.Size) -> Tensor:
+    """The way back: the last axis, K, to the front and apart into the axes it was made of."""
+    return columns.movedim(-1, 0).reshape(leading + columns.shape[:-1])
 
 
 def _check(**tensors: Tensor) -> None:
@@ -190,8 +201,8 @@ def _check(**tensors: Tensor) -> None:
     )
     fits &= len({shape[-1] if shape else None for shape in vectors}) == 1
     try:
-        torch.broadcast_shapes(*vectors)
-    except RuntimeError:
+        np.broadcast_shapes(*vectors)
+    except ValueError:
         fits = False
     if not fits:
         listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())

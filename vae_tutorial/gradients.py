@@ -171,7 +171,6 @@ def optimal_baseline(log_w: Tensor, scores: Tensor, *, log_weight: Tensor | None
     return (squares * log_w).sum(0) / squares.sum(0)
 
 
-@torch.no_grad()
 def pathwise(log_joint: Callable[[Tensor], Tensor], eps: Tensor, mu: Tensor, log_var: Tensor) -> Gradient:
     r"""The pathwise gradient of the ELBO, also called the reparameterization gradient.
 
@@ -201,11 +200,11 @@ def pathwise(log_joint: Callable[[Tensor], Tensor], eps: Tensor, mu: Tensor, log
     >>> pathwise(lambda z: 3 * z.sum(-1), eps, zero, zero)
     Gradient(mu=tensor([[[3.]]]), log_var=tensor([[[3.5000]]]))
     """
+    log_var = log_var.detach()
     slope = _slope(log_joint, gaussian.reparameterize(eps, mu, log_var))
     return Gradient(slope, 0.5 * torch.exp(0.5 * log_var) * eps * slope + 0.5)
 
 
-@torch.no_grad()
 def path_derivative(log_joint: Callable[[Tensor], Tensor], eps: Tensor, mu: Tensor, log_var: Tensor) -> Gradient:
     r"""The path-derivative gradient of the ELBO, also called "sticking the landing".
 
@@ -237,6 +236,7 @@ def path_derivative(log_joint: Callable[[Tensor], Tensor], eps: Tensor, mu: Tens
     >>> path_derivative(lambda z: -0.5 * z.square().sum(-1), eps, zero, zero)  # q is the posterior
     Gradient(mu=tensor([[[0.]]]), log_var=tensor([[[0.]]]))
     """
+    log_var = log_var.detach()
     slope = _slope(log_joint, gaussian.reparameterize(eps, mu, log_var)) + eps * torch.exp(-0.5 * log_var)
     return Gradient(slope, 0.5 * torch.exp(0.5 * log_var) * eps * slope)
 
@@ -332,10 +332,7 @@ def _slope(log_joint: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 def _centred(log_w: Tensor, baseline: Tensor | float) -> Tensor:
     """log w minus a baseline, which must not enlarge it."""
     shape = baseline.shape if isinstance(baseline, Tensor) else ()
-    try:
-        fits = torch.broadcast_shapes(shape, log_w.shape) == log_w.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    sizes = zip(reversed(shape), reversed(log_w.shape), strict=False)
+    if len(shape) > log_w.dim() or any(size not in (1, of_log_w) for size, of_log_w in sizes):
         raise ValueError(f"shapes do not fit: baseline {tuple(shape)} does not broadcast to log_w {tuple(log_w.shape)}")
     return log_w - baseline
