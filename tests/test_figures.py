@@ -330,3 +330,60 @@ def test_curves_accept_tensors_that_carry_gradients():
     figures.plot_gaps(free, free)
     figures.plot_trace(free, 0.0, ylabel="")
     figures.plot_coordinate_ascent(free, free[:2])
+
+
+# --- Points of several groups, intervals ------------------------------------------------------------------------------
+
+
+def test_scattered_points_are_those_given_and_groups_differ_in_more_than_colour():
+    groups = {"real": torch.tensor([[0.0, 1.0], [2.0, 3.0]]), "sampled": torch.tensor([[4.0, 5.0]])}
+    ax = figures.plot_scatter(groups, xlabel="algebra", ylabel="mechanics")
+    first, second = ax.lines
+    assert (list(first.get_xdata()), list(first.get_ydata())) == ([0, 2], [1, 3])
+    assert (list(second.get_xdata()), list(second.get_ydata())) == ([4], [5])
+    assert first.get_marker() != second.get_marker()
+    assert first.get_color() != second.get_color()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["real", "sampled"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("algebra", "mechanics")
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (1, 3, 2)])
+def test_scattered_points_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\(N, 2\).*a " + re.escape(str(shape))):
+        figures.plot_scatter({"a": torch.zeros(shape)}, xlabel="", ylabel="")
+
+
+def test_more_groups_than_markers_are_refused():
+    with pytest.raises(ValueError, match="at most 4 groups"):
+        figures.plot_scatter({name: torch.zeros(1, 2) for name in "abcde"}, xlabel="", ylabel="")
+
+
+def test_intervals_reach_two_standard_deviations_either_way_from_top_to_bottom():
+    mean, sd, observed = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5]), torch.tensor([0.25, 3.0])
+    ax = figures.plot_intervals(["a", "b"], mean, sd, observed=observed, xlabel="correlation", observed_label="class")
+    ends = [path.vertices.tolist() for path in ax.collections[0].get_paths()]
+    assert ends == [[[-2, 0], [2, 0]], [[0, 1], [2, 1]]]
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 1], [0.25, 3]]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.yaxis_inverted()
+    assert "class" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_intervals_need_no_observed_values():
+    assert len(figures.plot_intervals(["a"], torch.zeros(1), torch.ones(1), xlabel="").lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ["a"]}, "names must hold 2 strings, got 1"),
+        ({"sd": torch.ones(3)}, r"mean \(2,\), sd \(3,\)"),
+        ({"observed": torch.ones(1)}, r"observed \(1,\)"),
+        ({"sd": torch.tensor([1.0, -1.0])}, "sd must not be negative, got -1"),
+        ({"sd": torch.tensor([1.0, float("nan")])}, "sd must not be negative"),
+    ],
+)
+def test_intervals_that_do_not_fit_are_refused(change, message):
+    given = {"names": ["a", "b"], "mean": torch.zeros(2), "sd": torch.ones(2)} | change
+    with pytest.raises(ValueError, match=message):
+        figures.plot_intervals(**given, xlabel="")

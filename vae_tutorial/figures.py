@@ -347,6 +347,90 @@ def plot_variances(
     return ax
 
 
+# Data points, and what a model expects of them
+
+
+def plot_scatter(groups: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
+    """Points in the plane, each group with a colour and a marker of its own.
+
+    Args:
+        groups: up to four groups by their names in the legend, each (N, 2), with its own N.
+        xlabel: name of the first coordinate.
+        ylabel: name of the second.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with one line of markers for each group, in their order.
+
+    Raises:
+        ValueError: if a group is not (N, 2), or there are more than four.
+
+    >>> import torch
+    >>> ax = plot_scatter({"real": torch.zeros(3, 2), "sampled": torch.ones(5, 2)}, xlabel="a", ylabel="b")
+    >>> [len(line.get_xdata()) for line in ax.lines]
+    [3, 5]
+    """
+    if len(groups) > len(STYLES) or any(points.dim() != 2 or points.shape[1] != 2 for points in groups.values()):
+        listing = ", ".join(f"{name} {tuple(points.shape)}" for name, points in groups.items())
+        raise ValueError(f"at most {len(STYLES)} groups, each (N, 2); got {listing}")
+    ax = _axes(ax)
+    for (name, points), (color, _), marker in zip(groups.items(), STYLES, "ox^s", strict=False):
+        ax.plot(*points.mT.tolist(), marker, color=color, markersize=5, fillstyle="none", label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def plot_intervals(
+    names: Sequence[str],
+    mean: Tensor,
+    sd: Tensor,
+    *,
+    observed: Tensor | None = None,
+    xlabel: str,
+    label: str = "mean and two standard deviations",
+    observed_label: str = "real",
+    ax: Axes | None = None,
+) -> Axes:
+    """Several distributions below one another, each as its mean and two standard deviations either way.
+
+    Args:
+        names: what each distribution is of, P strings, from top to bottom.
+        mean: their means, (P,).
+        sd: their standard deviations, (P,), not negative.
+        observed: a value to hold against each, (P,).
+        xlabel: the quantity and its unit.
+        label: what the distributions are, for the legend.
+        observed_label: what the observed values are, for the legend.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: a horizontal line for each distribution, the dots of the means, and the observed values where given.
+
+    Raises:
+        ValueError: if the shapes or the number of names differ, or a standard deviation is negative.
+
+    >>> import torch
+    >>> ax = plot_intervals(["a", "b"], torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5]), xlabel="ability")
+    >>> [path[:, 0].tolist() for path in (part.vertices for part in ax.collections[0].get_paths())]
+    [[-2.0, 2.0], [0.0, 2.0]]
+    """
+    _check_same_shape(mean=mean, sd=sd, **({} if observed is None else {"observed": observed}))
+    _check_names(len(mean), names=names)
+    if not (sd >= 0).all():
+        raise ValueError(f"sd must not be negative, got {sd.min():g}")
+    ax = _axes(ax, 6.0, 0.9 + 0.32 * len(mean))
+    rows = range(len(mean))
+    ax.hlines(rows, (mean - 2 * sd).tolist(), (mean + 2 * sd).tolist(), color=BLUE, linewidth=2, label=label)
+    ax.plot(mean.tolist(), rows, "|", color=BLUE, markersize=10, markeredgewidth=2)
+    if observed is not None:
+        ax.plot(observed.tolist(), rows, "o", color=ORANGE, markersize=6, label=observed_label)
+    ax.set_yticks(rows, names)
+    ax.set(xlabel=xlabel, ylim=(len(mean) - 0.5, -0.5))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return ax
+
+
 # Images, and what a VAE does with them
 
 

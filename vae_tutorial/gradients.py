@@ -51,7 +51,7 @@ def score(z: Tensor, mu: Tensor, log_var: Tensor) -> Gradient:
         log_var: log-variance of q, (B, J), (B, 1) or a scalar.
 
     Returns:
-        ``Gradient(mu, log_var)``, each (K, B, J): one entry for each coordinate, also where a log-variance is shared.
+        ``Gradient(mu, log_var)``, each (K, B, J), with an entry for each coordinate also where a log-variance is shared.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -287,8 +287,8 @@ def path_derivative_surrogate(
 
     Args:
         log_joint: log p(x, z) as a function of z, (K, B, J) -> (K, B).
-        log_prob: log q as a function of z and q's parameters, such as :func:`vae_tutorial.gaussian.log_prob` or
-            :func:`vae_tutorial.full_gaussian.log_prob`.
+        log_prob: log q as a function of z and q's parameters, such as :func:`~vae_tutorial.gaussian.log_prob` or
+            :func:`~vae_tutorial.full_gaussian.log_prob`.
         z: reparameterized samples, (K, B, J), with their gradient.
         parameters: what ``log_prob`` takes after z, such as ``mu, log_var``.
 

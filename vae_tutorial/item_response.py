@@ -130,7 +130,7 @@ def log_evidence(model: ItemResponse, x: Tensor, nodes: Nodes) -> Tensor:
     Args:
         model: the model.
         x: data of zeros and ones, (B, D).
-        nodes: nodes for N(0, I), z (K, J), from :func:`vae_tutorial.quadrature.gauss_hermite`.
+        nodes: nodes for N(0, I), z (K, J), from :func:`~vae_tutorial.quadrature.gauss_hermite`.
 
     Returns:
         Log-evidence of each data point, (B,).
@@ -159,7 +159,7 @@ def posterior_moments(model: ItemResponse, x: Tensor, nodes: Nodes) -> Moments:
     Args:
         model: the model.
         x: data of zeros and ones, (B, D).
-        nodes: nodes for N(0, I), z (K, J), from :func:`vae_tutorial.quadrature.gauss_hermite`.
+        nodes: nodes for N(0, I), z (K, J), from :func:`~vae_tutorial.quadrature.gauss_hermite`.
 
     Returns:
         Mean (B, J) and covariance (B, J, J).
@@ -197,7 +197,7 @@ def fit(
     Args:
         model: the first parameters.
         x: data of zeros and ones, (N, D).
-        nodes: nodes for N(0, I), z (K, J), from :func:`vae_tutorial.quadrature.gauss_hermite`.
+        nodes: nodes for N(0, I), z (K, J), from :func:`~vae_tutorial.quadrature.gauss_hermite`.
         weight_precision: the penalty's factor, lambda, at least 0.
         num_steps: the most iterations, at least 1; L-BFGS stops before that where the gradient is 0 to rounding.
 

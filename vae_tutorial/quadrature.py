@@ -134,7 +134,7 @@ def log_expectation(log_values: Tensor, log_weight: Tensor) -> Tensor:
 
     .. math:: \log \mathbb{E}[e^{\ell}] = \log \sum_{k=1}^K \omega_k \, e^{\ell_k}
 
-    With equal weights 1 / K this is the importance-weighted bound :func:`vae_tutorial.bounds.iwae`.
+    With equal weights 1 / K this is the importance-weighted bound :func:`~vae_tutorial.bounds.iwae`.
 
     Args:
         log_values: logarithms of the values at the nodes, (K, ...).
