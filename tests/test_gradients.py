@@ -157,9 +157,17 @@ def test_the_score_function_estimates_the_gradient_of_any_expectation() -> None:
 def test_score_function_is_the_score_times_the_centred_log_weight() -> None:
     z, (mu, log_var), log_w = randn(K, B, J, seed=15), example(16, B, J), randn(K, B, seed=18)
     per_sample = randn(K, B, seed=19)
-    for baseline in (0.0, 2.5, torch.tensor(2.5).double(), per_sample[0], per_sample):
+    for baseline in (
+        0.0,
+        2.5,
+        torch.tensor(2.5).double(),
+        per_sample[0],
+        per_sample[:, :1],
+        per_sample[:1],
+        per_sample,
+    ):
         result = gradients.score_function(log_w, z, mu, log_var, baseline=baseline)
-        signal = log_w - torch.as_tensor(baseline, dtype=torch.float64)
+        signal = log_w - torch.as_tensor(baseline, dtype=torch.float64).expand(K, B)
         for part, s in zip(result, gradients.score(z, mu, log_var), strict=True):
             for k, b in itertools.product(range(K), range(B)):
                 assert_close(part[k, b], s[k, b] * signal[k, b])
