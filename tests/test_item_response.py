@@ -245,7 +245,7 @@ def test_the_gradient_vanishes_at_the_fit() -> None:
 
 
 def test_a_penalty_keeps_two_abilities_finite() -> None:
-    """Without it the weights pass 20 and keep growing: the likelihood has no maximum there."""
+    """Without it some weights keep growing, and the evidence creeps up with them: no maximum is in sight."""
     nodes = quadrature.gauss_hermite(12, 2)
     free = item_response.fit(start(2), PASSES, nodes, num_steps=60)
     tame = item_response.fit(start(2), PASSES, nodes, weight_precision=0.25)
