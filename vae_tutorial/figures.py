@@ -431,6 +431,41 @@ def plot_intervals(
     return ax
 
 
+def plot_paths(
+    parameter: Tensor, paths: Tensor, *, xlabel: str, ylabel: str = "sample z", ax: Axes | None = None
+) -> Axes:
+    """Samples as functions of a parameter, the noise behind each held fixed: one line for each sample.
+
+    Args:
+        parameter: values of the parameter, (P,).
+        paths: the samples at these values, (P, K).
+        xlabel: name of the parameter.
+        ylabel: name of the samples.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with K lines.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    >>> import torch
+    >>> width = torch.linspace(0, 1, 5)
+    >>> len(plot_paths(width, width[:, None] * torch.tensor([-1.0, 0.0, 1.0]), xlabel="width").lines)
+    3
+    """
+    if parameter.dim() != 1 or paths.dim() != 2 or len(paths) != len(parameter):
+        raise ValueError(
+            f"shapes do not fit: parameter {tuple(parameter.shape)}, paths {tuple(paths.shape)}; expected (P,), (P, K)"
+        )
+    ax = _axes(ax)
+    for number, path in enumerate(paths.mT.tolist()):
+        color, dash = STYLES[number % len(STYLES)]
+        ax.plot(parameter.tolist(), path, color=color, linestyle=dash, linewidth=1.5)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
 # Images, and what a VAE does with them
 
 
