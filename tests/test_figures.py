@@ -272,6 +272,7 @@ def test_variances_are_dots_as_measured_and_lines_by_formula_on_logarithmic_axes
     assert len({line.get_marker() for line in ax.lines[::2]}) == 2
     assert legend(ax) == ["a, measured", "a, formula", "b, measured", "b, formula"]
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "4"]
 
 
 @pytest.mark.parametrize("exact", [{"b": torch.ones(3)}, {}, dict.fromkeys("abcde", torch.ones(3))])
@@ -279,6 +280,13 @@ def test_variances_need_the_same_few_names(exact):
     measured = exact if len(exact) > 4 else {"a": torch.ones(3)}
     with pytest.raises(ValueError, match="at most 4 names, the same for both"):
         figures.plot_variances(torch.ones(3), measured, exact)
+
+
+def test_paths_are_one_line_for_each_sample():
+    width = torch.tensor([0.0, 1.0, 2.0])
+    ax = figures.plot_paths(width, width[:, None] * torch.tensor([-1.0, 3.0]), xlabel="width")
+    assert [points(line) for line in ax.lines] == [[(0, 0), (1, -1), (2, -2)], [(0, 0), (1, 3), (2, 6)]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("width", "sample z")
 
 
 @pytest.mark.parametrize(
@@ -294,6 +302,8 @@ def test_variances_need_the_same_few_names(exact):
         lambda: figures.plot_tangents(three, three, two, every=1, xlabel="", ylabel=""),
         lambda: figures.plot_variances(three, {"a": three}, {"a": two}),
         lambda: figures.plot_variances(three, {"a": square}, {"a": three}),
+        lambda: figures.plot_paths(two, square, xlabel=""),
+        lambda: figures.plot_paths(square, square, xlabel=""),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_by_name(draw):
@@ -313,6 +323,7 @@ CALLS = {
         1 + two.cumsum(0), two, two, every=1, xlabel="", ylabel="", **options
     ),
     "plot_variances": lambda **options: figures.plot_variances(1 + two, {"a": 1 + two}, {"a": 1 + two}, **options),
+    "plot_paths": lambda **options: figures.plot_paths(three, square, xlabel="", **options),
 }
 
 

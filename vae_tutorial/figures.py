@@ -343,6 +343,8 @@ def plot_variances(
         ax.plot(num_samples.tolist(), values.tolist(), marker, color=color, markersize=6, label=f"{name}, measured")
         ax.plot(num_samples.tolist(), exact[name].tolist(), dash, color=color, linewidth=1.5, label=f"{name}, formula")
     ax.set(xscale="log", yscale="log", xlabel="samples in one estimate", ylabel="variance of the estimate")
+    ax.set_xticks(num_samples.tolist(), [f"{number:g}" for number in num_samples.tolist()])
+    ax.set_xticks([], minor=True)
     ax.legend()
     return ax
 
