@@ -398,3 +398,68 @@ def test_intervals_that_do_not_fit_are_refused(change, message):
     given = {"names": ["a", "b"], "mean": torch.zeros(2), "sd": torch.ones(2)} | change
     with pytest.raises(ValueError, match=message):
         figures.plot_intervals(**given, xlabel="")
+
+
+# --- Ellipses, stacked bars --------------------------------------------------------------------------------------------
+
+
+def test_ellipses_lie_one_and_two_standard_deviations_from_the_mean():
+    mean, covariance = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.6], [0.6, 0.5]])
+    ax = figures.plot_ellipses({"p": (torch.zeros(2), torch.eye(2)), "q": (mean, covariance)}, xlabel="a", ylabel="b")
+    assert len(ax.lines) == 4
+    for line, radius in zip(ax.lines[2:], (1, 2), strict=True):
+        offset = torch.tensor(line.get_xydata()) - mean
+        distance = (offset @ torch.linalg.inv(covariance.double()) * offset).sum(1)
+        torch.testing.assert_close(distance, torch.full_like(distance, radius**2))
+        assert max(offset[:, 0].tolist()) == pytest.approx(radius * 2**0.5, rel=1e-3)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["p", "q"]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_aspect()) == ("a", "b", 1)
+    assert ax.lines[0].get_linestyle() != ax.lines[2].get_linestyle()
+
+
+def test_contours_have_the_first_coordinate_across():
+    across, up = torch.linspace(0, 4, 41), torch.linspace(0, 1, 31)
+    values = torch.exp(-(across[:, None] - 3).square() - 20 * (up - 0.5).square())  # highest at (3, 0.5)
+    gaussians = {"q": (torch.zeros(2), torch.eye(2))}
+    ax = figures.plot_ellipses(gaussians, density=(across, up, values), xlabel="", ylabel="")
+    top = [path.vertices.mean(0) for path in ax.collections[0].get_paths() if len(path.vertices)][-1]
+    assert top[0] == pytest.approx(3, abs=0.1)
+    assert top[1] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gaussians": {"q": (torch.zeros(3), torch.eye(2))}}, r"'q': \(\(3,\), \(2, 2\)\)"),
+        ({"gaussians": dict.fromkeys("abcde", (torch.zeros(2), torch.eye(2)))}, "at most 4"),
+        ({"density": (torch.zeros(3), torch.zeros(2), torch.zeros(2, 3))}, r"\(P, Q\)"),
+    ],
+)
+def test_ellipses_that_do_not_fit_are_refused(change, message):
+    given = {"gaussians": {"q": (torch.zeros(2), torch.eye(2))}} | change
+    with pytest.raises(ValueError, match=message):
+        figures.plot_ellipses(**given, xlabel="", ylabel="")
+
+
+def test_stacked_bars_stand_on_one_another():
+    parts = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.5, 0.25]), "c": torch.tensor([1.0, 1.0])}
+    ax = figures.plot_stack(parts, xlabel="student", ylabel="nats")
+    assert [(bar.get_y(), bar.get_height()) for bar in ax.patches] == [
+        (0, 1), (0, 2), (1, 0.5), (2, 0.25), (1.5, 1), (2.25, 1),
+    ]  # fmt: skip
+    assert len({bar.get_hatch() for bar in ax.patches}) == 3
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("student", "nats")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"a": torch.ones(2), "b": torch.ones(3)}, r"a \(2,\), b \(3,\)"),
+        ({"a": torch.tensor([1.0, -1.0])}, "none of them negative"),
+        (dict.fromkeys("abcde", torch.ones(2)), "at most 4"),
+    ],
+)
+def test_bars_that_do_not_fit_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        figures.plot_stack(parts, xlabel="", ylabel="")

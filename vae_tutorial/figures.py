@@ -468,6 +468,89 @@ def plot_paths(
     return ax
 
 
+def plot_ellipses(
+    gaussians: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    density: tuple[Tensor, Tensor, Tensor] | None = None,
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Gaussians in the plane by their ellipses of one and two standard deviations, over the contours of a density.
+
+    Args:
+        gaussians: up to four Gaussians by their names in the legend, each a mean (2,) and a covariance (2, 2).
+        density: values of the first coordinate (P,) and of the second (Q,), and the density there, (P, Q).
+        xlabel: name of the first coordinate.
+        ylabel: name of the second.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, equally scaled both ways: two lines for each Gaussian, in their order.
+
+    Raises:
+        ValueError: if a shape does not fit, or there are more than four Gaussians.
+
+    >>> import torch
+    >>> ax = plot_ellipses({"q": (torch.zeros(2), torch.eye(2))}, xlabel="first", ylabel="second")
+    >>> [round(max(line.get_xdata()), 3) for line in ax.lines]
+    [1.0, 2.0]
+    """
+    shapes = {name: (tuple(mean.shape), tuple(covariance.shape)) for name, (mean, covariance) in gaussians.items()}
+    if len(gaussians) > len(STYLES) or any(shape != ((2,), (2, 2)) for shape in shapes.values()):
+        raise ValueError(f"at most {len(STYLES)} Gaussians, each with mean (2,) and covariance (2, 2); got {shapes}")
+    if density is not None and density[2].shape != (*density[0].shape, *density[1].shape):
+        raise ValueError(f"density must be (P,), (Q,), (P, Q); got {[tuple(part.shape) for part in density]}")
+    ax = _axes(ax, 5.0, 4.6)
+    if density is not None:
+        first, second, values = (part.tolist() for part in density)
+        ax.contour(first, second, list(zip(*values, strict=True)), levels=6, colors=GREY, linewidths=0.8)
+    angle = torch.linspace(0, 2 * torch.pi, 201, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()], -1)  # (201, 2)
+    for (name, (mean, covariance)), (color, dash) in zip(gaussians.items(), STYLES, strict=False):
+        edge = circle @ torch.linalg.cholesky(covariance.double()).mT
+        for radius in (1, 2):
+            label = name if radius == 1 else None
+            ax.plot(*(mean + radius * edge).mT.tolist(), color=color, linestyle=dash, linewidth=2, label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    ax.legend()
+    return ax
+
+
+def plot_stack(parts: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
+    """What quantities are made of: a bar for each, in parts that stand on one another.
+
+    Args:
+        parts: up to four parts by their names in the legend, from the lowest to the highest, each (P,), not negative.
+        xlabel: what a bar is.
+        ylabel: name and unit of the quantities.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with P bars for each part.
+
+    Raises:
+        ValueError: if the shapes differ, a part is negative, or there are more than four.
+
+    >>> import torch
+    >>> ax = plot_stack({"a": torch.ones(3), "b": torch.ones(3)}, xlabel="data point", ylabel="nats")
+    >>> [bar.get_y() for bar in ax.patches]
+    [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    """
+    _check_same_shape(**parts)
+    if len(parts) > len(STYLES) or any((values < 0).any() for values in parts.values()):
+        raise ValueError(f"at most {len(STYLES)} parts, none of them negative; got {list(parts)}")
+    ax = _axes(ax)
+    floor = torch.zeros_like(next(iter(parts.values())))
+    for (name, values), (color, _), hatch in zip(parts.items(), STYLES, ("", "//", "..", "xx"), strict=False):
+        style = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        ax.bar(range(len(values)), values.tolist(), bottom=floor.tolist(), label=name, **style)
+        floor = floor + values
+    ax.set(xlabel=xlabel, ylabel=ylabel, xticks=[])
+    ax.legend()
+    return ax
+
+
 # Images, and what a VAE does with them
 
 
