@@ -493,7 +493,7 @@ def plot_ellipses(
 
     >>> import torch
     >>> ax = plot_ellipses({"q": (torch.zeros(2), torch.eye(2))}, xlabel="first", ylabel="second")
-    >>> [round(max(line.get_xdata()), 3) for line in ax.lines]
+    >>> [round(float(max(line.get_xdata())), 3) for line in ax.lines]
     [1.0, 2.0]
     """
     shapes = {name: (tuple(mean.shape), tuple(covariance.shape)) for name, (mean, covariance) in gaussians.items()}
@@ -534,7 +534,7 @@ def plot_stack(parts: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axe
 
     >>> import torch
     >>> ax = plot_stack({"a": torch.ones(3), "b": torch.ones(3)}, xlabel="data point", ylabel="nats")
-    >>> [bar.get_y() for bar in ax.patches]
+    >>> [float(bar.get_y()) for bar in ax.patches]
     [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     """
     _check_same_shape(**parts)
