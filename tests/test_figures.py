@@ -189,6 +189,19 @@ def test_more_terms_than_can_be_told_apart_are_refused():
         figures.plot_terms(x, dict.fromkeys("abcde", x), xlabel="width")
 
 
+def test_a_fit_is_a_line_over_its_shaded_target():
+    z = torch.tensor([-1.0, 0.0, 1.0])
+    ax = figures.plot_fit(
+        z, torch.tensor([0.125, 0.5, 0.25]), torch.tensor([0.375, 0.5, 0.25]), names=("target", "fit")
+    )
+    corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices.tolist()}
+    assert {(-1, 0.125), (0, 0.5), (1, 0.25), (-1, 0), (1, 0)} <= corners
+    assert points(ax.lines[0]) == [(-1, 0.375), (0, 0.5), (1, 0.25)]
+    assert legend(ax) == ["target", "fit"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("z", "density")
+    assert figures.plot_fit(z, z, z, legend=False).get_legend() is None
+
+
 def test_log_weights_are_a_density_with_the_two_lines_that_were_given():
     ax = figures.plot_log_weights(
         torch.tensor([-3.0, -3.0, -3.0, -1.0]), elbo=-2.5, evidence=-1.5, bins=2, label="four"
@@ -227,6 +240,55 @@ def test_coordinate_ascent_has_one_m_step_fewer_than_evidences(steps):
 two, three, square = torch.zeros(2), torch.zeros(3), torch.zeros(3, 1)
 
 
+def test_tangents_touch_the_curve_at_every_so_many_points_and_are_of_one_length():
+    x = torch.linspace(0, 2, 5)
+    ax = figures.plot_tangents(x, x.square(), 2 * x, every=2, xlabel="x", ylabel="square")
+    curve, *tangents = ax.lines
+    assert points(curve) == [(0, 0), (0.5, 0.25), (1, 1), (1.5, 2.25), (2, 4)]
+    assert len(tangents) == 3
+    lengths = []
+    for line, at in zip(tangents, (0.0, 1.0, 2.0), strict=True):
+        (x0, y0), (x1, y1) = points(line)
+        assert ((x0 + x1) / 2, (y0 + y1) / 2) == pytest.approx((at, at**2))
+        assert (y1 - y0) / (x1 - x0) == pytest.approx(2 * at)
+        lengths.append(((x1 - x0) / 2) ** 2 + ((y1 - y0) / 4) ** 2)  # the curve is 2 wide and 4 high
+    assert lengths == pytest.approx([0.16**2] * 3)
+    assert legend(ax) == ["square", "tangents"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "square")
+
+
+def test_tangents_at_no_points_are_refused():
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        figures.plot_tangents(three, three, three, every=0, xlabel="", ylabel="")
+
+
+def test_variances_are_dots_as_measured_and_lines_by_formula_on_logarithmic_axes():
+    k = torch.tensor([1.0, 2.0, 4.0])
+    ax = figures.plot_variances(k, {"a": 1.5 / k, "b": 3 / k}, {"a": 1 / k, "b": 2 / k})
+    assert [points(line) for line in ax.lines] == [
+        [(1, factor), (2, factor / 2), (4, factor / 4)] for factor in (1.5, 1, 3, 2)
+    ]
+    assert [line.get_linestyle() for line in ax.lines] == ["None", "-", "None", "--"]
+    assert len({line.get_marker() for line in ax.lines[::2]}) == 2
+    assert legend(ax) == ["a, measured", "a, formula", "b, measured", "b, formula"]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize("exact", [{"b": torch.ones(3)}, {}, dict.fromkeys("abcde", torch.ones(3))])
+def test_variances_need_the_same_few_names(exact):
+    measured = exact if len(exact) > 4 else {"a": torch.ones(3)}
+    with pytest.raises(ValueError, match="at most 4 names, the same for both"):
+        figures.plot_variances(torch.ones(3), measured, exact)
+
+
+def test_paths_are_one_line_for_each_sample():
+    width = torch.tensor([0.0, 1.0, 2.0])
+    ax = figures.plot_paths(width, width[:, None] * torch.tensor([-1.0, 3.0]), xlabel="width")
+    assert [points(line) for line in ax.lines] == [[(0, 0), (1, -1), (2, -2)], [(0, 0), (1, 3), (2, 6)]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("width", "sample z")
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -234,8 +296,14 @@ two, three, square = torch.zeros(2), torch.zeros(3), torch.zeros(3, 1)
         lambda: figures.plot_gaps(square, square),
         lambda: figures.plot_bound(three, two, 0.0, optimum=0.0, xlabel=""),
         lambda: figures.plot_terms(three, {"a": three, "b": square}, xlabel=""),
+        lambda: figures.plot_fit(three, three, two),
         lambda: figures.plot_log_weights(square, 0.0, 0.0),
         lambda: figures.plot_trace(square, 0.0, ylabel=""),
+        lambda: figures.plot_tangents(three, three, two, every=1, xlabel="", ylabel=""),
+        lambda: figures.plot_variances(three, {"a": three}, {"a": two}),
+        lambda: figures.plot_variances(three, {"a": square}, {"a": three}),
+        lambda: figures.plot_paths(two, square, xlabel=""),
+        lambda: figures.plot_paths(square, square, xlabel=""),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_by_name(draw):
@@ -247,9 +315,15 @@ CALLS = {
     "plot_gaps": lambda **options: figures.plot_gaps(three, three, **options),
     "plot_bound": lambda **options: figures.plot_bound(three, three, 0.0, optimum=0.0, xlabel="", **options),
     "plot_terms": lambda **options: figures.plot_terms(three, {"a": three}, xlabel="", **options),
+    "plot_fit": lambda **options: figures.plot_fit(three, three, three, **options),
     "plot_log_weights": lambda **options: figures.plot_log_weights(three, 0.0, 0.0, **options),
     "plot_trace": lambda **options: figures.plot_trace(three, 0.0, ylabel="", **options),
     "plot_coordinate_ascent": lambda **options: figures.plot_coordinate_ascent(three, two, **options),
+    "plot_tangents": lambda **options: figures.plot_tangents(
+        1 + two.cumsum(0), two, two, every=1, xlabel="", ylabel="", **options
+    ),
+    "plot_variances": lambda **options: figures.plot_variances(1 + two, {"a": 1 + two}, {"a": 1 + two}, **options),
+    "plot_paths": lambda **options: figures.plot_paths(three, square, xlabel="", **options),
 }
 
 
@@ -267,3 +341,125 @@ def test_curves_accept_tensors_that_carry_gradients():
     figures.plot_gaps(free, free)
     figures.plot_trace(free, 0.0, ylabel="")
     figures.plot_coordinate_ascent(free, free[:2])
+
+
+# --- Points of several groups, intervals ------------------------------------------------------------------------------
+
+
+def test_scattered_points_are_those_given_and_groups_differ_in_more_than_colour():
+    groups = {"real": torch.tensor([[0.0, 1.0], [2.0, 3.0]]), "sampled": torch.tensor([[4.0, 5.0]])}
+    ax = figures.plot_scatter(groups, xlabel="algebra", ylabel="mechanics")
+    first, second = ax.lines
+    assert (list(first.get_xdata()), list(first.get_ydata())) == ([0, 2], [1, 3])
+    assert (list(second.get_xdata()), list(second.get_ydata())) == ([4], [5])
+    assert first.get_marker() != second.get_marker()
+    assert first.get_color() != second.get_color()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["real", "sampled"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("algebra", "mechanics")
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (1, 3, 2)])
+def test_scattered_points_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\(N, 2\).*a " + re.escape(str(shape))):
+        figures.plot_scatter({"a": torch.zeros(shape)}, xlabel="", ylabel="")
+
+
+def test_more_groups_than_markers_are_refused():
+    with pytest.raises(ValueError, match="at most 4 groups"):
+        figures.plot_scatter({name: torch.zeros(1, 2) for name in "abcde"}, xlabel="", ylabel="")
+
+
+def test_intervals_reach_two_standard_deviations_either_way_from_top_to_bottom():
+    mean, sd, observed = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5]), torch.tensor([0.25, 3.0])
+    ax = figures.plot_intervals(["a", "b"], mean, sd, observed=observed, xlabel="correlation", observed_label="class")
+    ends = [path.vertices.tolist() for path in ax.collections[0].get_paths()]
+    assert ends == [[[-2, 0], [2, 0]], [[0, 1], [2, 1]]]
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 1], [0.25, 3]]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.yaxis_inverted()
+    assert "class" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_intervals_need_no_observed_values():
+    assert len(figures.plot_intervals(["a"], torch.zeros(1), torch.ones(1), xlabel="").lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ["a"]}, "names must hold 2 strings, got 1"),
+        ({"sd": torch.ones(3)}, r"mean \(2,\), sd \(3,\)"),
+        ({"observed": torch.ones(1)}, r"observed \(1,\)"),
+        ({"sd": torch.tensor([1.0, -1.0])}, "sd must not be negative, got -1"),
+        ({"sd": torch.tensor([1.0, float("nan")])}, "sd must not be negative"),
+    ],
+)
+def test_intervals_that_do_not_fit_are_refused(change, message):
+    given = {"names": ["a", "b"], "mean": torch.zeros(2), "sd": torch.ones(2)} | change
+    with pytest.raises(ValueError, match=message):
+        figures.plot_intervals(**given, xlabel="")
+
+
+# --- Ellipses, stacked bars --------------------------------------------------------------------------------------------
+
+
+def test_ellipses_lie_one_and_two_standard_deviations_from_the_mean():
+    mean, covariance = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.6], [0.6, 0.5]])
+    ax = figures.plot_ellipses({"p": (torch.zeros(2), torch.eye(2)), "q": (mean, covariance)}, xlabel="a", ylabel="b")
+    assert len(ax.lines) == 4
+    for line, radius in zip(ax.lines[2:], (1, 2), strict=True):
+        offset = torch.tensor(line.get_xydata()) - mean
+        distance = (offset @ torch.linalg.inv(covariance.double()) * offset).sum(1)
+        torch.testing.assert_close(distance, torch.full_like(distance, radius**2))
+        assert max(offset[:, 0].tolist()) == pytest.approx(radius * 2**0.5, rel=1e-3)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["p", "q"]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_aspect()) == ("a", "b", 1)
+    assert ax.lines[0].get_linestyle() != ax.lines[2].get_linestyle()
+
+
+def test_contours_have_the_first_coordinate_across():
+    across, up = torch.linspace(0, 4, 41), torch.linspace(0, 1, 31)
+    values = torch.exp(-(across[:, None] - 3).square() - 20 * (up - 0.5).square())  # highest at (3, 0.5)
+    gaussians = {"q": (torch.zeros(2), torch.eye(2))}
+    ax = figures.plot_ellipses(gaussians, density=(across, up, values), xlabel="", ylabel="")
+    top = [path.vertices.mean(0) for path in ax.collections[0].get_paths() if len(path.vertices)][-1]
+    assert top[0] == pytest.approx(3, abs=0.1)
+    assert top[1] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gaussians": {"q": (torch.zeros(3), torch.eye(2))}}, r"'q': \(\(3,\), \(2, 2\)\)"),
+        ({"gaussians": dict.fromkeys("abcde", (torch.zeros(2), torch.eye(2)))}, "at most 4"),
+        ({"density": (torch.zeros(3), torch.zeros(2), torch.zeros(2, 3))}, r"\(P, Q\)"),
+    ],
+)
+def test_ellipses_that_do_not_fit_are_refused(change, message):
+    given = {"gaussians": {"q": (torch.zeros(2), torch.eye(2))}} | change
+    with pytest.raises(ValueError, match=message):
+        figures.plot_ellipses(**given, xlabel="", ylabel="")
+
+
+def test_stacked_bars_stand_on_one_another():
+    parts = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.5, 0.25]), "c": torch.tensor([1.0, 1.0])}
+    ax = figures.plot_stack(parts, xlabel="student", ylabel="nats")
+    assert [(bar.get_y(), bar.get_height()) for bar in ax.patches] == [
+        (0, 1), (0, 2), (1, 0.5), (2, 0.25), (1.5, 1), (2.25, 1),
+    ]  # fmt: skip
+    assert len({bar.get_hatch() for bar in ax.patches}) == 3
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "c"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("student", "nats")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"a": torch.ones(2), "b": torch.ones(3)}, r"a \(2,\), b \(3,\)"),
+        ({"a": torch.tensor([1.0, -1.0])}, "none of them negative"),
+        (dict.fromkeys("abcde", torch.ones(2)), "at most 4"),
+    ],
+)
+def test_bars_that_do_not_fit_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        figures.plot_stack(parts, xlabel="", ylabel="")

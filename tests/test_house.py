@@ -30,14 +30,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vae_tutorial"
 
 # What each module may import of the package: only what stands to its left.
-#   gaussian <- likelihoods, linear_gaussian;   gaussian, likelihoods, bounds <- gradients, models <- training, evaluation
+#   gaussian <- likelihoods, linear_gaussian, full_gaussian, divergences, quadrature <- item_response
+#   gaussian, likelihoods, bounds <- models <- training, evaluation;   the same, full_gaussian <- gradients <- variational
 BASE = {"gaussian", "likelihoods", "bounds"}
 MAY_IMPORT = {
     "gaussian": set(),
     "likelihoods": {"gaussian"},
     "bounds": set(),
     "linear_gaussian": {"gaussian"},
-    "gradients": BASE,
+    "full_gaussian": {"gaussian"},
+    "divergences": {"gaussian"},
+    "quadrature": {"gaussian"},
+    "item_response": {"gaussian", "likelihoods", "quadrature"},
+    "gradients": BASE | {"full_gaussian"},
+    "variational": BASE | {"full_gaussian", "gradients"},
     "models": BASE,
     "training": BASE | {"gradients", "models"},
     "evaluation": BASE | {"gradients", "models"},

@@ -5,8 +5,14 @@ In the order in which the chapters need them; a module imports only modules abov
 ===================  ===================================================================================================
 ``gaussian``         diagonal Gaussians by mean and log-variance: density, reparameterized samples, KL, entropy
 ``linear_gaussian``  factor analysis: a model whose evidence and posterior are known exactly
+``full_gaussian``    Gaussians with correlations, by mean and Cholesky factor
+``divergences``      the KL divergence estimated from samples
+``quadrature``       Gauss-Hermite nodes: expectations under a Gaussian without randomness
 ``likelihoods``      log p(x given z), summed over the data's dimensions
+``item_response``    the pass/fail model: not conjugate, exact by quadrature
 ``bounds``           the evidence lower bound and its neighbours, from importance weights
+``gradients``        the ELBO's gradient: score function, pathwise, path derivative
+``variational``      Gaussian families without a network, and the loop that fits them
 ``models``           variational autoencoders: linear, fully connected, convolutional
 ``training``         one training loop
 ``evaluation``       how well a trained model explains data it has not seen

@@ -126,6 +126,46 @@ def plot_terms(
     return ax
 
 
+def plot_fit(
+    z: Tensor,
+    target: Tensor,
+    fit: Tensor,
+    *,
+    names: tuple[str, str] = ("p", "q"),
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """A density shaded, and the density that is fitted to it as a line.
+
+    Args:
+        z: where the densities are given, (P,).
+        target: the density to be approximated, (P,).
+        fit: the approximation, (P,).
+        names: of the target and of the fit, for the legend.
+        legend: whether to draw it; in a row of panels one is enough.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: the shaded target, and the line of the fit.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    >>> import torch
+    >>> z = torch.linspace(-1, 1, 5)
+    >>> len(plot_fit(z, 1 - z.abs(), 1 - z.square()).lines)
+    1
+    """
+    _check_same_shape(z=z, target=target, fit=fit)
+    ax = _axes(ax)
+    ax.fill_between(z.tolist(), target.tolist(), color=GREY, alpha=0.35, linewidth=0, label=names[0])
+    ax.plot(z.tolist(), fit.tolist(), color=BLUE, linewidth=1.8, label=names[1])
+    ax.set(xlabel="z", ylabel="density")
+    if legend:
+        ax.legend()
+    return ax
+
+
 def plot_log_weights(
     log_w: Tensor, elbo: float, evidence: float, *, bins: int = 60, label: str = "samples", ax: Axes | None = None
 ) -> Axes:
@@ -227,6 +267,287 @@ def plot_coordinate_ascent(evidence: Tensor, after_m: Tensor, *, ax: Axes | None
     ax.plot(steps[1:], after_m.tolist(), "v", color=ORANGE, markersize=6, label="ELBO after the M-step")
     ax.set(xlabel="iteration", ylabel="nats per student")
     ax.legend(loc="lower right")
+    return ax
+
+
+def plot_tangents(
+    x: Tensor, y: Tensor, slope: Tensor, *, every: int, xlabel: str, ylabel: str, ax: Axes | None = None
+) -> Axes:
+    """A curve, with a short tangent at some of its points.
+
+    Args:
+        x: where the curve was evaluated, (P,).
+        y: its values, (P,).
+        slope: its slopes, (P,).
+        every: a tangent at every so many points, at least 1, counted from the first.
+        xlabel: name of x.
+        ylabel: the curve's name, for the axis and the legend.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: the line of the curve, then a line for each tangent, centred at its point.
+
+    Raises:
+        ValueError: if the shapes differ, or ``every`` is below 1.
+
+    >>> import torch
+    >>> x = torch.linspace(0, 1, 5)
+    >>> ax = plot_tangents(x, x.square(), 2 * x, every=2, xlabel="x", ylabel="square")
+    >>> len(ax.lines)  # the curve, and tangents at 0, 0.5 and 1
+    4
+    """
+    _check_same_shape(x=x, y=y, slope=slope)
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    ax = _axes(ax)
+    ax.plot(x.tolist(), y.tolist(), color=BLUE, linewidth=2, label=ylabel)
+    width, height = x.max() - x.min(), y.max() - y.min()
+    half = 0.08 / (width**-2 + (slope / height).square()).sqrt()  # so that all are of one length on the page
+    for number, (at, value, rise, reach) in enumerate(torch.stack([x, y, slope, half], 1)[::every].tolist()):
+        ends = [at - reach, at + reach], [value - rise * reach, value + rise * reach]
+        ax.plot(*ends, color=ORANGE, linewidth=2.5, label="" if number else "tangents")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend(loc="lower right")
+    return ax
+
+
+def plot_variances(
+    num_samples: Tensor, measured: Mapping[str, Tensor], exact: Mapping[str, Tensor], *, ax: Axes | None = None
+) -> Axes:
+    """The variance of several estimators against the number of samples: dots as measured, lines by formula.
+
+    Args:
+        num_samples: K, (P,), positive.
+        measured: up to four estimators by their names in the legend, the measured variance of each, (P,), positive.
+        exact: the variances by formula, with the same names.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, logarithmic both ways: for each estimator its dots, then its line.
+
+    Raises:
+        ValueError: if the names or the shapes differ, or there are more than four estimators.
+
+    >>> import torch
+    >>> k = torch.tensor([1.0, 10.0])
+    >>> ax = plot_variances(k, {"mean": torch.tensor([1.1, 0.1])}, {"mean": 1 / k})
+    >>> ax.get_xscale(), ax.get_yscale()
+    ('log', 'log')
+    """
+    if list(measured) != list(exact) or len(measured) > len(STYLES):
+        raise ValueError(f"at most {len(STYLES)} names, the same for both: got {list(measured)}, {list(exact)}")
+    for values in (measured, exact):
+        _check_same_shape(num_samples=num_samples, **values)
+    ax = _axes(ax)
+    for (name, values), (color, dash), marker in zip(measured.items(), STYLES, "osv^", strict=False):
+        ax.plot(num_samples.tolist(), values.tolist(), marker, color=color, markersize=6, label=f"{name}, measured")
+        ax.plot(num_samples.tolist(), exact[name].tolist(), dash, color=color, linewidth=1.5, label=f"{name}, formula")
+    ax.set(xscale="log", yscale="log", xlabel="samples in one estimate", ylabel="variance of the estimate")
+    ax.set_xticks(num_samples.tolist(), [f"{number:g}" for number in num_samples.tolist()])
+    ax.set_xticks([], minor=True)
+    ax.legend()
+    return ax
+
+
+# Data points, and what a model expects of them
+
+
+def plot_scatter(groups: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
+    """Points in the plane, each group with a colour and a marker of its own.
+
+    Args:
+        groups: up to four groups by their names in the legend, each (N, 2), with its own N.
+        xlabel: name of the first coordinate.
+        ylabel: name of the second.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with one line of markers for each group, in their order.
+
+    Raises:
+        ValueError: if a group is not (N, 2), or there are more than four.
+
+    >>> import torch
+    >>> ax = plot_scatter({"real": torch.zeros(3, 2), "sampled": torch.ones(5, 2)}, xlabel="a", ylabel="b")
+    >>> [len(line.get_xdata()) for line in ax.lines]
+    [3, 5]
+    """
+    if len(groups) > len(STYLES) or any(points.dim() != 2 or points.shape[1] != 2 for points in groups.values()):
+        listing = ", ".join(f"{name} {tuple(points.shape)}" for name, points in groups.items())
+        raise ValueError(f"at most {len(STYLES)} groups, each (N, 2); got {listing}")
+    ax = _axes(ax)
+    for (name, points), (color, _), marker in zip(groups.items(), STYLES, "ox^s", strict=False):
+        ax.plot(*points.mT.tolist(), marker, color=color, markersize=5, fillstyle="none", label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def plot_intervals(
+    names: Sequence[str],
+    mean: Tensor,
+    sd: Tensor,
+    *,
+    observed: Tensor | None = None,
+    xlabel: str,
+    label: str = "mean and two standard deviations",
+    observed_label: str = "real",
+    ax: Axes | None = None,
+) -> Axes:
+    """Several distributions below one another, each as its mean and two standard deviations either way.
+
+    Args:
+        names: what each distribution is of, P strings, from top to bottom.
+        mean: their means, (P,).
+        sd: their standard deviations, (P,), not negative.
+        observed: a value to hold against each, (P,).
+        xlabel: the quantity and its unit.
+        label: what the distributions are, for the legend.
+        observed_label: what the observed values are, for the legend.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: a horizontal line for each distribution, the dots of the means, and the observed values where given.
+
+    Raises:
+        ValueError: if the shapes or the number of names differ, or a standard deviation is negative.
+
+    >>> import torch
+    >>> ax = plot_intervals(["a", "b"], torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5]), xlabel="ability")
+    >>> [path[:, 0].tolist() for path in (part.vertices for part in ax.collections[0].get_paths())]
+    [[-2.0, 2.0], [0.0, 2.0]]
+    """
+    _check_same_shape(mean=mean, sd=sd, **({} if observed is None else {"observed": observed}))
+    _check_names(len(mean), names=names)
+    if not (sd >= 0).all():
+        raise ValueError(f"sd must not be negative, got {sd.min():g}")
+    ax = _axes(ax, 6.0, 0.9 + 0.32 * len(mean))
+    rows = range(len(mean))
+    ax.hlines(rows, (mean - 2 * sd).tolist(), (mean + 2 * sd).tolist(), color=BLUE, linewidth=2, label=label)
+    ax.plot(mean.tolist(), rows, "|", color=BLUE, markersize=10, markeredgewidth=2)
+    if observed is not None:
+        ax.plot(observed.tolist(), rows, "o", color=ORANGE, markersize=6, label=observed_label)
+    ax.set_yticks(rows, names)
+    ax.set(xlabel=xlabel, ylim=(len(mean) - 0.5, -0.5))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return ax
+
+
+def plot_paths(
+    parameter: Tensor, paths: Tensor, *, xlabel: str, ylabel: str = "sample z", ax: Axes | None = None
+) -> Axes:
+    """Samples as functions of a parameter, the noise behind each held fixed: one line for each sample.
+
+    Args:
+        parameter: values of the parameter, (P,).
+        paths: the samples at these values, (P, K).
+        xlabel: name of the parameter.
+        ylabel: name of the samples.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with K lines.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    >>> import torch
+    >>> width = torch.linspace(0, 1, 5)
+    >>> len(plot_paths(width, width[:, None] * torch.tensor([-1.0, 0.0, 1.0]), xlabel="width").lines)
+    3
+    """
+    if parameter.dim() != 1 or paths.dim() != 2 or len(paths) != len(parameter):
+        raise ValueError(
+            f"shapes do not fit: parameter {tuple(parameter.shape)}, paths {tuple(paths.shape)}; expected (P,), (P, K)"
+        )
+    ax = _axes(ax)
+    for number, path in enumerate(paths.mT.tolist()):
+        color, dash = STYLES[number % len(STYLES)]
+        ax.plot(parameter.tolist(), path, color=color, linestyle=dash, linewidth=1.5)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
+def plot_ellipses(
+    gaussians: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    density: tuple[Tensor, Tensor, Tensor] | None = None,
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Gaussians in the plane by their ellipses of one and two standard deviations, over the contours of a density.
+
+    Args:
+        gaussians: up to four Gaussians by their names in the legend, each a mean (2,) and a covariance (2, 2).
+        density: values of the first coordinate (P,) and of the second (Q,), and the density there, (P, Q).
+        xlabel: name of the first coordinate.
+        ylabel: name of the second.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, equally scaled both ways: two lines for each Gaussian, in their order.
+
+    Raises:
+        ValueError: if a shape does not fit, or there are more than four Gaussians.
+
+    >>> import torch
+    >>> ax = plot_ellipses({"q": (torch.zeros(2), torch.eye(2))}, xlabel="first", ylabel="second")
+    >>> [round(float(max(line.get_xdata())), 3) for line in ax.lines]
+    [1.0, 2.0]
+    """
+    shapes = {name: (tuple(mean.shape), tuple(covariance.shape)) for name, (mean, covariance) in gaussians.items()}
+    if len(gaussians) > len(STYLES) or any(shape != ((2,), (2, 2)) for shape in shapes.values()):
+        raise ValueError(f"at most {len(STYLES)} Gaussians, each with mean (2,) and covariance (2, 2); got {shapes}")
+    if density is not None and density[2].shape != (*density[0].shape, *density[1].shape):
+        raise ValueError(f"density must be (P,), (Q,), (P, Q); got {[tuple(part.shape) for part in density]}")
+    ax = _axes(ax, 5.0, 4.6)
+    if density is not None:
+        first, second, values = (part.tolist() for part in density)
+        ax.contour(first, second, list(zip(*values, strict=True)), levels=6, colors=GREY, linewidths=0.8)
+    angle = torch.linspace(0, 2 * torch.pi, 201, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()], -1)  # (201, 2)
+    for (name, (mean, covariance)), (color, dash) in zip(gaussians.items(), STYLES, strict=False):
+        edge = circle @ torch.linalg.cholesky(covariance.double()).mT
+        for radius in (1, 2):
+            label = name if radius == 1 else None
+            ax.plot(*(mean + radius * edge).mT.tolist(), color=color, linestyle=dash, linewidth=2, label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    ax.legend()
+    return ax
+
+
+def plot_stack(parts: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
+    """What quantities are made of: a bar for each, in parts that stand on one another.
+
+    Args:
+        parts: up to four parts by their names in the legend, from the lowest to the highest, each (P,), not negative.
+        xlabel: what a bar is.
+        ylabel: name and unit of the quantities.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with P bars for each part.
+
+    Raises:
+        ValueError: if the shapes differ, a part is negative, or there are more than four.
+
+    >>> import torch
+    >>> ax = plot_stack({"a": torch.ones(3), "b": torch.ones(3)}, xlabel="data point", ylabel="nats")
+    >>> [float(bar.get_y()) for bar in ax.patches]
+    [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    """
+    _check_same_shape(**parts)
+    if len(parts) > len(STYLES) or any((values < 0).any() for values in parts.values()):
+        raise ValueError(f"at most {len(STYLES)} parts, none of them negative; got {list(parts)}")
+    ax = _axes(ax)
+    floor = torch.zeros_like(next(iter(parts.values())))
+    for (name, values), (color, _), hatch in zip(parts.items(), STYLES, ("", "//", "..", "xx"), strict=False):
+        style = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        ax.bar(range(len(values)), values.tolist(), bottom=floor.tolist(), label=name, **style)
+        floor = floor + values
+    ax.set(xlabel=xlabel, ylabel=ylabel, xticks=[])
+    ax.legend()
     return ax
 
 

@@ -7,6 +7,7 @@ Shapes: ``x`` is (B, \*D), one axis for the batch and any number for the data; a
 (B, \*D). The result drops the data axes: (K, B) or (B,). The results are in nats.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,8 +87,8 @@ def _check_data(x: Tensor, **parameters: Tensor) -> None:
     fits = x.dim() > 0 and first.shape[-x.dim() :] == x.shape
     for _, other in others:
         try:
-            fits &= torch.broadcast_shapes(other.shape, first.shape) == first.shape
-        except RuntimeError:
+            fits &= np.broadcast_shapes(other.shape, first.shape) == first.shape
+        except ValueError:
             fits = False
     if not fits:
         listing = ", ".join(f"{key} {tuple(value.shape)}" for key, value in {"x": x, **parameters}.items())

@@ -1,0 +1,95 @@
+r"""Monte Carlo estimators of the KL divergence, where no closed form is at hand.
+
+With :math:`r(z) = q(z) / p(z)` and z drawn from q, the divergence is an expectation of the log-ratio,
+
+.. math:: \mathrm{KL}(q \,\|\, p) = \mathbb{E}_q[\log r(z)].
+
+Its sample mean is the obvious estimator. Two others trade its variance for a bias, or lower it at no cost: since
+:math:`\mathbb{E}_q[1 / r] = 1` wherever the support of q covers that of p, a multiple of :math:`1 / r - 1` may be added
+without changing the expectation.
+
+Every function maps the log-ratio of each sample to the estimate from that sample alone, (K, ...) -> (K, ...). The caller
+averages over K, and reads the variance from the spread. The results are in nats.
+"""
+
+import torch
+from torch import Tensor
+
+
+def kl_direct(log_ratio: Tensor) -> Tensor:
+    r"""The log-ratio itself: unbiased, of either sign, in nats.
+
+    .. math:: k = \log r, \qquad \mathbb{E}_q[k] = \mathrm{KL}(q \,\|\, p)
+
+    Args:
+        log_ratio: log q(z) - log p(z) at samples of q, (K, ...).
+
+    Returns:
+        One estimate for each sample, (K, ...).
+
+    Raises:
+        ValueError: if there is no sample axis or it is empty.
+
+    Source: the definition of Kullback and Leibler (1951).
+
+    >>> kl_direct(torch.tensor([0.5, -0.5]))
+    tensor([ 0.5000, -0.5000])
+    """
+    _check_samples(log_ratio)
+    return log_ratio
+
+
+def kl_squared(log_ratio: Tensor) -> Tensor:
+    r"""Half the squared log-ratio: never negative, biased, and good only where q and p are close; in nats.
+
+    .. math:: k = \tfrac12 (\log r)^2, \qquad \mathbb{E}_q[k] - \mathrm{KL}(q \,\|\, p) \text{ is of the third order in }
+        \log r
+
+    Args:
+        log_ratio: log q(z) - log p(z) at samples of q, (K, ...).
+
+    Returns:
+        One estimate for each sample, (K, ...).
+
+    Raises:
+        ValueError: if there is no sample axis or it is empty.
+
+    Source: Schulman (2020), the estimator called k2; its order is derived in the book, chapter 3.
+
+    >>> kl_squared(torch.tensor([0.5, -0.5]))
+    tensor([0.1250, 0.1250])
+    """
+    _check_samples(log_ratio)
+    return 0.5 * log_ratio.square()
+
+
+def kl_control_variate(log_ratio: Tensor) -> Tensor:
+    r"""The log-ratio plus a control variate of mean 0: unbiased and never negative, in nats.
+
+    .. math:: k = \log r + \tfrac1r - 1, \qquad \mathbb{E}_q[k] = \mathrm{KL}(q \,\|\, p)
+        \quad \text{wherever the support of } q \text{ covers that of } p
+
+    It is at least 0 because :math:`\log y \le y - 1` at :math:`y = 1 / r`. Where p has heavier tails than q, 1 / r is large
+    at rare samples: the variance can then exceed that of :func:`kl_direct`, and can be infinite.
+
+    Args:
+        log_ratio: log q(z) - log p(z) at samples of q, (K, ...).
+
+    Returns:
+        One estimate for each sample, (K, ...).
+
+    Raises:
+        ValueError: if there is no sample axis or it is empty.
+
+    Source: Schulman (2020), the estimator called k3.
+
+    >>> kl_control_variate(torch.tensor([0.5, -0.5]))
+    tensor([0.1065, 0.1487])
+    """
+    _check_samples(log_ratio)
+    return log_ratio + torch.expm1(-log_ratio)  # expm1 keeps the digits of 1 / r - 1 where r is close to 1
+
+
+def _check_samples(log_ratio: Tensor) -> None:
+    if log_ratio.dim() == 0 or len(log_ratio) == 0:
+        raise ValueError(f"log_ratio must be (K, ...) with K at least 1, got shape {tuple(log_ratio.shape)}")
