@@ -336,8 +336,8 @@ def plot_variances(
     """
     if list(measured) != list(exact) or len(measured) > len(STYLES):
         raise ValueError(f"at most {len(STYLES)} names, the same for both: got {list(measured)}, {list(exact)}")
-    for values in (measured, exact):
-        _check_same_shape(num_samples=num_samples, **values)
+    for curves in (measured, exact):
+        _check_same_shape(num_samples=num_samples, **curves)
     ax = _axes(ax)
     for (name, values), (color, dash), marker in zip(measured.items(), STYLES, "osv^", strict=False):
         ax.plot(num_samples.tolist(), values.tolist(), marker, color=color, markersize=6, label=f"{name}, measured")
