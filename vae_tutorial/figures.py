@@ -543,7 +543,7 @@ def plot_stack(parts: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axe
     ax = _axes(ax)
     floor = torch.zeros_like(next(iter(parts.values())))
     for (name, values), (color, _), hatch in zip(parts.items(), STYLES, ("", "//", "..", "xx"), strict=False):
-        style = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        style: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
         ax.bar(range(len(values)), values.tolist(), bottom=floor.tolist(), label=name, **style)
         floor = floor + values
     ax.set(xlabel=xlabel, ylabel=ylabel, xticks=[])
