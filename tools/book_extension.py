@@ -6,6 +6,7 @@ no such button. Once it is set, they link to the repository, to its issues, to t
 
 import os
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -21,7 +22,15 @@ def show_buttons(app: Sphinx, config: Config) -> None:
     options["launch_buttons"] = {"notebook_interface": "jupyterlab", "colab_url": COLAB} if address else {}
 
 
+def drop_repeated_ids(app: Sphinx, doctree: nodes.document) -> None:
+    """sphinx-proof gives every proof on a page the same id, which only one element may have."""
+    for proof in doctree.findall(nodes.admonition):
+        if proof["ids"] == ["proof"]:
+            proof["ids"] = []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
+    app.connect("doctree-read", drop_repeated_ids)
     app.connect("config-inited", show_buttons, priority=100)  # before the theme reads its options
     return {"parallel_read_safe": True, "parallel_write_safe": True}
