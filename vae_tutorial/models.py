@@ -358,7 +358,7 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
         self.second = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
-        nn.init.zeros_(self.second.weight)  # the block starts as the identity, so depth does not hurt at first
+        nn.init.zeros_(self.second.weight)  # starts as the identity plus a small bias: depth does not hurt
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(nn.functional.silu(x))
