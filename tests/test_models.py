@@ -9,9 +9,9 @@ import torch
 from oracles import assert_close, assert_finite_gradients, assert_refused, randn
 from torch import Tensor, distributions, nn
 
-from vae_tutorial import gaussian, linear_gaussian, models
+from vae_tutorial import gaussian, linear_gaussian, models, training
 from vae_tutorial.linear_gaussian import FactorAnalysis
-from vae_tutorial.models import VAE, ConvVAE, GaussianVAE, linear_vae, mlp_vae
+from vae_tutorial.models import VAE, Autoencoder, ConvVAE, GaussianVAE, linear_vae, mlp_autoencoder, mlp_vae
 
 K, B, J = 4, 3, 2
 
@@ -524,3 +524,147 @@ def test_real_data_may_be_any_finite_number(name: str) -> None:
     model.check_data(x)
     x[0, ..., 0] = -math.inf
     assert_refused(lambda: model.check_data(x), "x", "infinite")
+
+
+# the autoencoder
+
+
+def autoencoder(sigma: float = 0.0, dtype: torch.dtype = torch.float64) -> Autoencoder:
+    """With every parameter random, as ``build`` does."""
+    model = mlp_autoencoder((2, 3), J, num_hidden=7, sigma=sigma)
+    for seed, parameter in enumerate(model.parameters()):
+        parameter.data = randn(parameter.numel(), seed=seed).reshape(parameter.shape) / 2
+    return model.to(dtype)
+
+
+def binary(num_data: int = B) -> Tensor:
+    return (randn(num_data, 2, 3, seed=99) > 0).double()
+
+
+def naive_log_likelihood(model: Autoencoder, x: Tensor, z: Tensor) -> Tensor:
+    """x (B, *D) and z (B, J) -> (B,), by torch.distributions, one data point at a time."""
+    logits = torch.stack([model.decoder(z[b : b + 1])[0] for b in range(len(z))])
+    return distributions.Independent(distributions.Bernoulli(logits=logits), 2).log_prob(x)
+
+
+def test_an_autoencoder_s_shapes() -> None:
+    model, x = autoencoder(0.3), binary()
+    assert model.encode(x).shape == (B, J)
+    assert model.decode(model.encode(x)).shape == (B, 2, 3)
+    assert model.decode(randn(K, B, J, seed=0)).shape == (K, B, 2, 3)
+    terms = model.elbo_terms(x, num_samples=K)
+    assert terms.reconstruction.shape == terms.kl.shape == (B,)
+
+
+def test_the_code_is_what_the_encoder_says() -> None:
+    """No bound on it, nothing split off it, no noise in it, whatever sigma."""
+    model, x = autoencoder(0.3), binary()
+    assert torch.equal(model.encode(x), model.encoder(x))
+    assert torch.equal(
+        Autoencoder(nn.Identity(), nn.Identity(), (2,)).encode(torch.tensor([[1e4, -1e4]])), torch.tensor([[1e4, -1e4]])
+    )
+
+
+def test_without_noise_the_reconstruction_is_the_log_likelihood_at_the_code() -> None:
+    model, x = autoencoder(), binary()
+    reconstruction = model.elbo_terms(x, generator=noise(0)).reconstruction
+    assert torch.equal(reconstruction, model.log_p_x_given_z(x, model.encode(x)))
+    assert torch.equal(reconstruction, model.elbo_terms(x, generator=noise(1)).reconstruction)
+    assert_close(reconstruction, naive_log_likelihood(model, x, model.encoder(x)))
+
+
+@pytest.mark.parametrize("num_samples", [1, K])
+def test_with_noise_the_reconstruction_is_the_mean_over_noisy_codes(num_samples: int) -> None:
+    sigma, x = 0.3, binary()
+    model = autoencoder(sigma)
+    eps = torch.randn(num_samples, B, J, generator=noise(6), dtype=torch.float64)
+    each = [naive_log_likelihood(model, x, model.encoder(x) + sigma * eps[k]) for k in range(num_samples)]
+    terms = model.elbo_terms(x, num_samples=num_samples, generator=noise(6))
+    assert_close(terms.reconstruction, sum(each) / num_samples, 1e-10)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_an_autoencoder_has_no_kl_and_no_bound(sigma: float) -> None:
+    model, x = autoencoder(sigma), binary()
+    assert torch.equal(model.elbo_terms(x, num_samples=K).kl, torch.zeros(B, dtype=torch.float64))
+    assert not isinstance(model, VAE)
+    assert not hasattr(model, "elbo")
+    assert not hasattr(model, "log_weights")
+
+
+def test_the_noise_does_not_depend_on_sigma() -> None:
+    """Two autoencoders trained with one seed differ by sigma and by nothing else: both draw the same numbers."""
+    x, states = binary(), []
+    for sigma in (0.0, 0.3):
+        generator = noise(1)
+        autoencoder(sigma).elbo_terms(x, generator=generator)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+    assert not torch.equal(states[0], noise(1).get_state())
+
+
+def test_an_autoencoder_has_the_layers_of_the_mlp_vae_but_half_the_encoder_s_outputs() -> None:
+    num_parameters = [
+        sum(p.numel() for p in build((2, 3), J, num_hidden=7).parameters()) for build in (mlp_vae, mlp_autoencoder)
+    ]
+    assert num_parameters[0] - num_parameters[1] == (7 + 1) * J
+    x, y = (randn(2, B, 2, 3, seed=0)).float()
+    model = mlp_autoencoder((2, 3), J, num_hidden=7)
+    assert (model.encode((x + y) / 2) - (model.encode(x) + model.encode(y)) / 2).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_autoencoder_s_gradients_are_finite_and_reach_every_parameter(sigma: float, dtype: torch.dtype) -> None:
+    model = autoencoder(sigma, dtype)
+    terms = model.elbo_terms(binary().to(dtype), generator=noise(0))
+    assert terms.reconstruction.dtype == terms.kl.dtype == dtype
+    terms.reconstruction.sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_an_autoencoder_under_autocast_answers_in_single_precision() -> None:
+    model, x = autoencoder(0.3, torch.float32), binary().float()
+    full = model.elbo_terms(x, generator=noise(0)).reconstruction
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.encode(x).dtype == torch.float32
+        half = model.elbo_terms(x, generator=noise(0)).reconstruction
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    assert_close(half, full, 0.05)
+
+
+@pytest.mark.parametrize("sigma", [-0.1, math.inf, math.nan])
+def test_a_noise_that_is_no_standard_deviation_is_refused(sigma: float) -> None:
+    assert_refused(lambda: mlp_autoencoder((2, 3), J, 7, sigma=sigma), "sigma", str(sigma))
+
+
+def test_an_autoencoder_refuses_the_data_that_a_vae_refuses() -> None:
+    model, x = autoencoder(0.3), binary()
+    model.check_data(x)
+    assert_refused(lambda: model.check_data(x[:0]), "x", "empty")
+    assert_refused(lambda: model.check_data(255 * x), "x", "[0, 1]", "binarize")
+    assert_refused(lambda: model.check_data(x * math.nan), "x", "NaN")
+    for function in (model.encode, model.elbo_terms, model.check_data):
+        assert_refused(lambda function=function: function(x.flatten(1)), "x", "(B, *(2, 3))", (B, 6))
+    for num_samples in (0, -1):
+        assert_refused(lambda k=num_samples: model.elbo_terms(x, num_samples=k), "num_samples", str(num_samples))
+    assert_refused(lambda: model.log_p_x_given_z(x, torch.zeros(K, 1, J).double()), "x")
+
+
+@pytest.mark.parametrize(("sigma", "below"), [(0.0, 0.05), (0.1, 0.3)])
+def test_fit_trains_an_autoencoder(sigma: float, below: float) -> None:
+    """Four patterns of six pixels, each a hundred times: they fit in two numbers, and noise of 0.1 costs little."""
+    x = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1]])
+    x = x.float().reshape(4, 2, 3).repeat(100, 1, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = mlp_autoencoder((2, 3), J, num_hidden=16, sigma=sigma)
+    before = training.average_terms(model, x).reconstruction
+    history = training.fit(model, x, x_test=x, num_epochs=15, batch_size=20, learning_rate=0.02, progress=False)
+    assert before < -3.5  # six fair coins cost 4.16 nats
+    assert -below < history.test_reconstruction[-1] < 0
+    assert history.train_kl == history.test_kl == [0.0] * 15

@@ -1,4 +1,4 @@
-r"""Variational autoencoders: an encoder for q(z given x), a decoder for p(x given z), and the bound that joins them.
+r"""Autoencoders, plain and variational: an encoder for z, a decoder for p(x given z), and the objective that joins them.
 
 A VAE is a latent-variable model :math:`p_\theta(x, z) = p(z) \, p_\theta(x \mid z)` with a standard normal prior, whose
 likelihood is computed from z by a network, the decoder. A second network, the encoder, gives for every x the parameters
@@ -8,6 +8,7 @@ of a Gaussian :math:`q_\phi(z \mid x)` that stands in for the posterior. Both ar
     - \mathrm{KL}\big( q_\phi(z \mid x) \,\|\, p(z) \big) \; \le \; \log p_\theta(x).
 
 Here stand the objective, written once for all networks, and the networks. The KL is to the *prior* p(z).
+An autoencoder has the same two networks, but one code for every x in place of a distribution, and neither prior nor bound.
 
 Shapes: x is (B, \*D), z is (K, B, J), samples first. The results are in nats, summed over D and over J.
 """
@@ -30,50 +31,18 @@ class ElboTerms(NamedTuple):
     kl: Tensor
 
 
-class VAE(nn.Module):
-    r"""A variational autoencoder for binary data: Bernoulli likelihood, standard normal prior, diagonal Gaussian q.
-
-    .. math:: z \sim N(0, I_J), \quad x \mid z \sim \mathrm{Bernoulli}(\mathrm{sigmoid}(\mathrm{decoder}(z))), \quad
-        q(z \mid x) = N(\mu(x), \operatorname{diag} \sigma^2(x)), \quad (\mu, \log \sigma^2) = \mathrm{encoder}(x)
+class EncoderDecoder(nn.Module):
+    """What the autoencoder and the VAE share: two networks, and what the decoder's output says about binary data.
 
     Args:
-        encoder: network from x (B, \*D) to (B, 2 J): the mean, then the raw log-variance.
-        decoder: network from z (B, J) to (B, \*D): the logits.
+        encoder: network from x (B, \\*D) to (B, ...): the code, or the parameters of its distribution.
+        decoder: network from z (B, J) to (B, \\*D): the logits.
         data_shape: D, the shape of one data point.
-
-    Source: Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
-
-    >>> vae = linear_vae(data_shape=(4,), num_latents=2)
-    >>> vae.elbo(torch.ones(3, 4)).shape
-    torch.Size([3])
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, data_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.encoder, self.decoder, self.data_shape = encoder, decoder, tuple(data_shape)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Parameters of q(z given x).
-
-        The log-variance passes through :math:`12 \tanh(\cdot / 12)`: almost the identity where variances usually lie,
-        and bounded, so that one bad step cannot overflow its exponential. A hard clamp would have no gradient there.
-
-        Args:
-            x: data, (B, \*D).
-
-        Returns:
-            Mean and log-variance, each (B, J).
-
-        Raises:
-            ValueError: if x does not have the model's data shape.
-
-        >>> mu, log_var = linear_vae(data_shape=(4,), num_latents=2).encode(torch.ones(3, 4))
-        >>> mu.shape, log_var.shape
-        (torch.Size([3, 2]), torch.Size([3, 2]))
-        """
-        self._check_shape(x)
-        mu, raw = self.encoder(x).to(x.dtype).chunk(2, -1)  # under autocast a network answers in half precision
-        return mu, LOG_VAR_LIMIT * torch.tanh(raw / LOG_VAR_LIMIT)
 
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(x given z): logits for this class.
@@ -105,6 +74,171 @@ class VAE(nn.Module):
         torch.Size([5, 3])
         """
         return likelihoods.bernoulli(x, self.decode(z))
+
+    def elbo_terms(self, x: Tensor, *, num_samples: int = 1, generator: torch.Generator | None = None) -> ElboTerms:
+        """The two terms of what training maximises, in nats: their difference. Every kind of model has its own.
+
+        Args:
+            x: data, (B, \\*D).
+            num_samples: K, at least 1.
+            generator: source of the noise, on x's device.
+
+        Returns:
+            ``ElboTerms(reconstruction, kl)``, each (B,).
+        """
+        raise NotImplementedError
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data that this model's likelihood does not describe.
+
+        Args:
+            x: data, (N, \\*D).
+
+        Raises:
+            ValueError: for an empty set, a wrong shape, NaN, or values outside [0, 1].
+
+        >>> linear_vae(data_shape=(4,), num_latents=2).check_data(torch.full((1, 4), 255.0))
+        Traceback (most recent call last):
+        ...
+        ValueError: x must lie in [0, 1] for a Bernoulli likelihood, got values from 255 to 255; binarize it first
+        """
+        self._check_shape(x)
+        if len(x) == 0:
+            raise ValueError("x is empty: it holds no data points")
+        if x.isnan().any():
+            raise ValueError("x contains NaN")
+        self._check_range(x)
+
+    def _check_range(self, x: Tensor) -> None:
+        low, high = x.min().item(), x.max().item()
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"x must lie in [0, 1] for a Bernoulli likelihood, got values from {low:g} to {high:g}; binarize it first"
+            )
+
+    def _check_shape(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.data_shape or x.dim() == 0:
+            raise ValueError(f"x must have shape (B, *{self.data_shape}), got {tuple(x.shape)}")
+
+
+class Autoencoder(EncoderDecoder):
+    r"""An autoencoder for binary data: the encoder gives one code, and noise of a fixed scale may be added to it.
+
+    .. math:: z = \mathrm{encoder}(x) + \sigma \epsilon, \quad \epsilon \sim N(0, I_J), \quad
+        x \mid z \sim \mathrm{Bernoulli}(\mathrm{sigmoid}(\mathrm{decoder}(z)))
+
+    It has no prior p(z), so it defines no p(x), and what it is trained to maximise bounds no evidence.
+
+    Args:
+        encoder: network from x (B, \*D) to the code (B, J).
+        decoder: network from z (B, J) to (B, \*D): the logits.
+        data_shape: D, the shape of one data point.
+        sigma: standard deviation of the noise on the code; 0 for a plain autoencoder.
+
+    Raises:
+        ValueError: if sigma is negative or not finite.
+
+    Source: Hinton and Salakhutdinov (2006) for sigma = 0.
+
+    >>> autoencoder = mlp_autoencoder(data_shape=(4,), num_latents=2, num_hidden=8)
+    >>> autoencoder.decode(autoencoder.encode(torch.ones(3, 4))).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, data_shape: tuple[int, ...], *, sigma: float = 0.0
+    ) -> None:
+        super().__init__(encoder, decoder, data_shape)
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"sigma must be finite and not negative, got {sigma}")
+        self.sigma = sigma
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code of x: one point, not a distribution.
+
+        Args:
+            x: data, (B, \\*D).
+
+        Returns:
+            Code, (B, J).
+
+        Raises:
+            ValueError: if x does not have the model's data shape.
+
+        >>> mlp_autoencoder(data_shape=(4,), num_latents=2, num_hidden=8).encode(torch.ones(3, 4)).shape
+        torch.Size([3, 2])
+        """
+        self._check_shape(x)
+        return self.encoder(x).to(x.dtype)  # under autocast a network answers in half precision
+
+    def elbo_terms(self, x: Tensor, *, num_samples: int = 1, generator: torch.Generator | None = None) -> ElboTerms:
+        r"""The reconstruction, in nats, and zero where a VAE has its KL, so that the VAE's training loop trains it.
+
+        .. math:: \frac1K \sum_{k=1}^K \log p(x \mid z_k), \quad z_k = \mathrm{code}(x) + \sigma \epsilon_k, \quad
+            \epsilon_k \sim N(0, I_J) \qquad \text{and} \qquad 0
+
+        The name is the loop's. Without a prior there is no evidence, and the difference of the two is no bound on it.
+
+        Args:
+            x: data, (B, \*D).
+            num_samples: K, at least 1; with sigma = 0 all K are the same.
+            generator: source of the noise, on x's device.
+
+        Returns:
+            ``ElboTerms(reconstruction, kl)``, each (B,); the second is zero.
+
+        Raises:
+            ValueError: if x does not have the model's data shape, or K < 1.
+
+        >>> mlp_autoencoder(data_shape=(4,), num_latents=2, num_hidden=8).elbo_terms(torch.ones(3, 4)).kl
+        tensor([0., 0., 0.])
+        """
+        code = self.encode(x)
+        zero = torch.zeros_like(code)
+        z = code + self.sigma * gaussian.sample(zero, zero, num_samples, generator=generator)
+        return ElboTerms(self.log_p_x_given_z(x, z).mean(0), zero.sum(-1))
+
+
+class VAE(EncoderDecoder):
+    r"""A variational autoencoder for binary data: Bernoulli likelihood, standard normal prior, diagonal Gaussian q.
+
+    .. math:: z \sim N(0, I_J), \quad x \mid z \sim \mathrm{Bernoulli}(\mathrm{sigmoid}(\mathrm{decoder}(z))), \quad
+        q(z \mid x) = N(\mu(x), \operatorname{diag} \sigma^2(x)), \quad (\mu, \log \sigma^2) = \mathrm{encoder}(x)
+
+    Args:
+        encoder: network from x (B, \*D) to (B, 2 J): the mean, then the raw log-variance.
+        decoder: network from z (B, J) to (B, \*D): the logits.
+        data_shape: D, the shape of one data point.
+
+    Source: Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
+
+    >>> vae = linear_vae(data_shape=(4,), num_latents=2)
+    >>> vae.elbo(torch.ones(3, 4)).shape
+    torch.Size([3])
+    """
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Parameters of q(z given x).
+
+        The log-variance passes through :math:`12 \tanh(\cdot / 12)`: almost the identity where variances usually lie,
+        and bounded, so that one bad step cannot overflow its exponential. A hard clamp would have no gradient there.
+
+        Args:
+            x: data, (B, \*D).
+
+        Returns:
+            Mean and log-variance, each (B, J).
+
+        Raises:
+            ValueError: if x does not have the model's data shape.
+
+        >>> mu, log_var = linear_vae(data_shape=(4,), num_latents=2).encode(torch.ones(3, 4))
+        >>> mu.shape, log_var.shape
+        (torch.Size([3, 2]), torch.Size([3, 2]))
+        """
+        self._check_shape(x)
+        mu, raw = self.encoder(x).to(x.dtype).chunk(2, -1)  # under autocast a network answers in half precision
+        return mu, LOG_VAR_LIMIT * torch.tanh(raw / LOG_VAR_LIMIT)
 
     def elbo_terms(self, x: Tensor, *, num_samples: int = 1, generator: torch.Generator | None = None) -> ElboTerms:
         r"""The two terms of the ELBO, in nats: the first by sampling, the second in closed form.
@@ -183,38 +317,6 @@ class VAE(nn.Module):
         # log q from eps itself: (z - mu) / sigma would lose digits wherever sigma is small beside mu.
         log_q_z = gaussian.log_prob(eps, zero, zero) - 0.5 * log_var.sum(-1)
         return self.log_p_x_given_z(x, z) + gaussian.log_prob(z, zero, zero) - log_q_z
-
-    def check_data(self, x: Tensor) -> None:
-        """Refuse data that this model's likelihood does not describe.
-
-        Args:
-            x: data, (N, \\*D).
-
-        Raises:
-            ValueError: for an empty set, a wrong shape, NaN, or values outside [0, 1].
-
-        >>> linear_vae(data_shape=(4,), num_latents=2).check_data(torch.full((1, 4), 255.0))
-        Traceback (most recent call last):
-        ...
-        ValueError: x must lie in [0, 1] for a Bernoulli likelihood, got values from 255 to 255; binarize it first
-        """
-        self._check_shape(x)
-        if len(x) == 0:
-            raise ValueError("x is empty: it holds no data points")
-        if x.isnan().any():
-            raise ValueError("x contains NaN")
-        self._check_range(x)
-
-    def _check_range(self, x: Tensor) -> None:
-        low, high = x.min().item(), x.max().item()
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"x must lie in [0, 1] for a Bernoulli likelihood, got values from {low:g} to {high:g}; binarize it first"
-            )
-
-    def _check_shape(self, x: Tensor) -> None:
-        if tuple(x.shape[1:]) != self.data_shape or x.dim() == 0:
-            raise ValueError(f"x must have shape (B, *{self.data_shape}), got {tuple(x.shape)}")
 
 
 class GaussianVAE(VAE):
@@ -302,14 +404,44 @@ def mlp_vae(data_shape: tuple[int, ...], num_latents: int, num_hidden: int, *, m
     >>> mlp_vae(data_shape=(1, 28, 28), num_latents=2, num_hidden=8).decode(torch.zeros(3, 2)).shape
     torch.Size([3, 1, 28, 28])
     """
+    return model(*_mlp(data_shape, 2 * num_latents, num_hidden, num_latents), data_shape)
+
+
+def mlp_autoencoder(
+    data_shape: tuple[int, ...], num_latents: int, num_hidden: int, *, sigma: float = 0.0
+) -> Autoencoder:
+    """An autoencoder with one hidden layer on each side.
+
+    Args:
+        data_shape: D, the shape of one data point.
+        num_latents: J, the dimensions of the code.
+        num_hidden: width of the hidden layers.
+        sigma: standard deviation of the noise on the code; 0 for a plain autoencoder.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if sigma is negative or not finite.
+
+    >>> mlp_autoencoder(data_shape=(1, 28, 28), num_latents=2, num_hidden=8).encode(torch.zeros(3, 1, 28, 28)).shape
+    torch.Size([3, 2])
+    """
+    return Autoencoder(*_mlp(data_shape, num_latents, num_hidden, num_latents), data_shape, sigma=sigma)
+
+
+def _mlp(
+    data_shape: tuple[int, ...], num_encoded: int, num_hidden: int, num_latents: int
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """One hidden layer each: x (B, *D) -> (B, num_encoded), and z (B, J) -> (B, *D)."""
     num_data = math.prod(data_shape)
     encoder = nn.Sequential(
-        nn.Flatten(), nn.Linear(num_data, num_hidden), nn.SiLU(), nn.Linear(num_hidden, 2 * num_latents)
+        nn.Flatten(), nn.Linear(num_data, num_hidden), nn.SiLU(), nn.Linear(num_hidden, num_encoded)
     )
     decoder = nn.Sequential(
         nn.Linear(num_latents, num_hidden), nn.SiLU(), nn.Linear(num_hidden, num_data), nn.Unflatten(1, data_shape)
     )
-    return model(encoder, decoder, data_shape)
+    return encoder, decoder
 
 
 class ConvVAE(VAE):
