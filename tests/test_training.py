@@ -1,6 +1,7 @@
 """training: the loop against a loop typed out, its checkpoints against kills and damage, its record against rounding."""
 
 import contextlib
+import copy
 import datetime
 import functools
 import io
@@ -22,9 +23,9 @@ import torch
 from oracles import assert_close, assert_refused, randn
 from torch import Tensor, nn
 
-from vae_tutorial import data, linear_gaussian, training
-from vae_tutorial.models import VAE, ConvVAE, GaussianVAE, linear_vae, mlp_vae
-from vae_tutorial.training import History, average_terms, fit, load_run, save_run, warmup_cosine
+from vae_tutorial import data, gaussian, linear_gaussian, training
+from vae_tutorial.models import VAE, ConvVAE, ElboTerms, GaussianVAE, linear_vae, mlp_vae
+from vae_tutorial.training import History, average_terms, best_path, fit, load_run, save_run, warmup_cosine
 
 fit = functools.partial(fit, progress=False)
 
@@ -407,6 +408,146 @@ def test_average_terms_refuse_what_the_model_does_not_describe() -> None:
 # resuming
 
 
+# the weight of the KL, decay, averaged weights, early stopping
+
+
+def typed_out_with_options(model: VAE, x: Tensor, *, beta: float, weight_decay: float, ema_decay: float) -> VAE:
+    """One batch an epoch, four epochs, learning rate 0.02; returns the averaged model."""
+    generator, average = noise(0), copy.deepcopy(model)
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
+    for step in range(1, 5):
+        torch.randperm(len(x), generator=generator)  # the order of a mean over one batch does not count here
+        mu, log_var = model.encode(x)
+        kl = (0.5 * (mu**2 + log_var.exp() - log_var - 1)).sum(1).mean()
+        loss = beta * kl - model.log_p_x_given_z(x, mu[None] + 0 * log_var).mean()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for (name, p), g in zip(model.named_parameters(), gradients, strict=True):
+                first, second = moments[name]
+                first.mul_(0.9).add_(0.1 * g)
+                second.mul_(0.999).add_(0.001 * g**2)
+                if p.dim() == 2:
+                    p -= 0.02 * weight_decay * p
+                p -= 0.02 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            # the first step's weights start the average; before the (n + 1)-th update n are in it
+            n = step - 1
+            decay = 0.0 if n == 0 else min(ema_decay, (1 + n) / (10 + n))
+            for mean, p in zip(average.parameters(), model.parameters(), strict=True):
+                mean.mul_(decay).add_((1 - decay) * p)
+    return average
+
+
+class Noiseless(VAE):
+    """A VAE that decodes the mean: without noise, a typed-out run needs no account of the generator."""
+
+    def elbo_terms(self, x: Tensor, **_: Any) -> ElboTerms:
+        mu, log_var = self.encode(x)
+        return ElboTerms(self.log_p_x_given_z(x, mu[None])[0], gaussian.kl_to_standard_normal(mu, log_var))
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 3.0])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.15, 0.9])
+def test_the_options_are_their_equations(beta: float, weight_decay: float, ema_decay: float) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = mlp_vae((6,), num_latents=2, num_hidden=5, model=Noiseless).double()
+    expected = typed_out_with_options(
+        copy.deepcopy(model), bits().double(), beta=beta, weight_decay=weight_decay, ema_decay=ema_decay
+    )
+    options = {"beta": beta, "weight_decay": weight_decay, "ema_decay": ema_decay}
+    fit(model, bits(), num_epochs=4, batch_size=24, learning_rate=0.02, **options)
+    for name, value in expected.state_dict().items():
+        assert_close(model.state_dict()[name], value, 1e-7)
+
+
+def test_a_noise_variance_and_biases_do_not_decay() -> None:
+    """With a tiny gradient step and a huge decay only what decays moves."""
+    model = linear_vae((6,), 2, model=GaussianVAE)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    fit(model, bits(), num_epochs=1, batch_size=24, learning_rate=1e-6, weight_decay=1e5)
+    for parameter in model.parameters():
+        assert_close(parameter, torch.full_like(parameter, 0.45 if parameter.dim() > 1 else 0.5), 1e-5)
+
+
+def test_the_kl_is_recorded_without_its_weight() -> None:
+    model, x = small(dtype=torch.float64), bits()
+    terms = average_terms(model, x)
+    history = fit(model, x, x_test=x, num_epochs=1, batch_size=24, learning_rate=1e-12, beta=7.0)
+    assert history.test_kl[0] == pytest.approx(terms.kl.item(), abs=1e-8)
+
+
+def test_without_the_kl_the_weights_that_only_the_kl_moves_stand_still() -> None:
+    model = mlp_vae((6,), num_latents=2, num_hidden=5, model=Noiseless)
+    before = weights(model)["encoder.3.weight"][2:]  # the half that gives the log-variance
+    fit(model, bits(), num_epochs=2, batch_size=8, learning_rate=0.1, beta=0.0)
+    assert same(weights(model)["encoder.3.weight"][2:], before)
+
+
+def test_what_is_tested_is_the_averaged_model_and_it_is_what_is_left() -> None:
+    model, x = small(), bits()
+    history = fit(model, x, x_test=x, num_epochs=3, batch_size=8, learning_rate=0.1, ema_decay=0.99)
+    assert average_terms(model, x).kl.item() == history.test_kl[-1]
+    last = small()
+    fit(last, x, num_epochs=3, batch_size=8, learning_rate=0.1)
+    assert not same(weights(model), weights(last))
+
+
+def overfitting() -> dict[str, Any]:
+    """A run whose test bound falls after a while: 6 data points to learn by heart, others to test."""
+    return {"x": bits(6), "x_test": bits(20, seed=9), "batch_size": 6, "learning_rate": 0.05}
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.2])
+def test_early_stopping_stops_after_patience_and_leaves_the_best_weights(beta: float, tmp_path: Path) -> None:
+    whole, stopped, until_best = small(), small(), small()
+    run = functools.partial(fit, **overfitting(), beta=beta)
+    history = run(whole, num_epochs=120)
+    objective = [r - beta * k for r, k in zip(history.test_reconstruction, history.test_kl, strict=True)]
+    best = next(e for e in range(120) if max(objective[e + 1 : e + 9]) <= objective[e])  # eight without a better one
+    assert 0 < best < 100
+    short = run(stopped, num_epochs=120, patience=8, checkpoint=tmp_path / "run.pt")
+    assert len(short.seconds) == best + 9
+    assert same(bounds_of(short), {name: values[: best + 9] for name, values in bounds_of(history).items()})
+    run(until_best, num_epochs=best + 1)
+    assert same(weights(stopped), weights(until_best))
+    record = small()
+    assert load_run(tmp_path / "run.best.pt", record).facts["epochs"] == best + 1
+    assert same(weights(record), weights(until_best))
+    again = small(seed=1)
+    assert run(again, num_epochs=120, patience=8, checkpoint=tmp_path / "run.pt") == short
+    assert same(weights(again), weights(until_best))
+
+
+def test_the_best_weights_of_another_run_are_refused(tmp_path: Path) -> None:
+    run = functools.partial(fit, **overfitting(), num_epochs=120, patience=8)
+    run(small(), checkpoint=tmp_path / "run.pt")
+    run(small(seed=1), checkpoint=tmp_path / "other.pt")
+    (tmp_path / "other.best.pt").replace(tmp_path / "run.best.pt")
+    assert_refused(lambda: run(small(), checkpoint=tmp_path / "run.pt"), "run.best.pt", "delete both")
+
+
+def test_without_a_test_set_there_is_no_best(tmp_path: Path) -> None:
+    fit(small(), bits(), num_epochs=1, batch_size=8, checkpoint=tmp_path / "run.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_ctrl_c_costs_the_epoch_under_way_and_nothing_else(tmp_path: Path) -> None:
+    """SIGINT in the middle of the third epoch: the program dies of KeyboardInterrupt, best and last are whole."""
+    with running(tmp_path / "run.pt", 0, "step") as process:
+        assert process.stdout.readline() == "hanging\n"
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate()[1]
+        assert "KeyboardInterrupt" in errors
+    assert len(training._read(tmp_path / "run.pt", training.CHECKPOINT_KEYS)["history"]["seconds"]) == 2
+    assert len(training._read(tmp_path / "run.best.pt", training.RECORD_KEYS)["history"]["seconds"]) in (1, 2)
+    with running(tmp_path / "run.pt", 1, "never") as process:
+        assert process.communicate()[0] == "finished\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.best.pt", "run.pt"]
+
+
 MODELS: dict[str, Callable[[], VAE]] = {
     "MLP": small,
     "MLP double": lambda: small(dtype=torch.float64),
@@ -415,14 +556,25 @@ MODELS: dict[str, Callable[[], VAE]] = {
 }
 
 
+OPTIONS = {"plain": {}, "all": {"beta": 0.5, "weight_decay": 0.1, "ema_decay": 0.9, "patience": 3}}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
-    name: str, precision: torch.dtype, tmp_path: Path
+    name: str, precision: torch.dtype, options: str, tmp_path: Path
 ) -> None:
     x = (randn(24, *MODELS[name]().data_shape, seed=0) > 0).to(torch.uint8)
     run = functools.partial(
-        fit, x=x, x_test=x[:5], batch_size=8, learning_rate=0.01, schedule=warmup_cosine, precision=precision
+        fit,
+        x=x,
+        x_test=x[:5],
+        batch_size=8,
+        learning_rate=0.01,
+        schedule=warmup_cosine,
+        precision=precision,
+        **OPTIONS[options],
     )
     torch.manual_seed(0)
     whole = MODELS[name]()
@@ -478,8 +630,8 @@ def binarize(images, *, generator):
 fsync = os.fsync
 
 def slow_fsync(file):
-    if hang == "write":
-        hang_at("fsync", 1)
+    if hang.startswith("write"):  # the record of the best weights is written first, then the checkpoint
+        hang_at("fsync", 1 if hang == "write best" else 2)
     fsync(file)
 
 os.fsync = slow_fsync
@@ -510,13 +662,14 @@ def running(checkpoint: Path, seed: int, hang: str) -> Iterator[subprocess.Popen
 
 
 def test_a_killed_process_resumed_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    """Killed with SIGKILL in the third epoch; resumed and killed while it writes that epoch's checkpoint; resumed.
+    """Killed with SIGKILL in the third epoch; resumed and killed while it writes that epoch's best record; resumed and
+    killed while it writes that epoch's checkpoint; resumed.
 
     Each process starts from other weights and another global seed: all that counts must come from the checkpoint.
     """
     killed, whole = tmp_path / "killed.pt", tmp_path / "whole.pt"
     with running(whole, 0, "never") as uninterrupted:
-        for seed, hang in ((0, "step"), (1, "write")):
+        for seed, hang in ((0, "step"), (1, "write best"), (3, "write last")):
             with running(killed, seed, hang) as process:
                 line = process.stdout.readline()
                 assert line == "hanging\n", process.stderr.read()
@@ -528,6 +681,7 @@ def test_a_killed_process_resumed_ends_with_the_bits_of_an_uninterrupted_one(tmp
             assert output == "finished\n", errors
         output, errors = uninterrupted.communicate()
         assert output == "finished\n", errors
+    assert same(*(training._read(best_path(path), training.RECORD_KEYS)["model"] for path in (killed, whole)))
     assert errors == ""  # TQDM_DISABLE: no bar
 
     first, second = (torch.load(path, weights_only=True) for path in (whole, killed))
@@ -602,6 +756,9 @@ def shifted(x: Tensor, *, generator: torch.Generator) -> Tensor:
         ({"preprocess": None}, ["preprocess was keep, is None"]),
         ({"preprocess": shifted}, ["preprocess was keep, is shifted"]),
         ({"precision": torch.bfloat16}, ["precision was torch.float32, is torch.bfloat16"]),
+        ({"beta": 0.5}, ["beta was 1.0, is 0.5"]),
+        ({"weight_decay": 0.1}, ["weight_decay was 0.0, is 0.1"]),
+        ({"ema_decay": 0.9}, ["ema_decay was None, is 0.9"]),
         ({"x": bits(23)}, ["data points was 24, is 23"]),
         ({"x_test": bits(5)}, ["test set was False, is True"]),
         ({"seed": 1, "batch_size": 6}, ["seed was 0, is 1", "batch_size was 8, is 6"]),
@@ -667,15 +824,14 @@ def test_a_truncated_checkpoint_is_refused(fraction: float, checkpoint_bytes: by
 def test_a_flipped_bit_is_refused_or_changes_nothing(checkpoint_bytes: bytes, tmp_path: Path) -> None:
     """torch.load alone reads most of these files without a word, with other weights in them."""
     file, chance, refused = tmp_path / "flipped.pt", random.Random(0), 0
-    keys = {"model", "optimizer", "generator", "history", "settings"}
     file.write_bytes(checkpoint_bytes)
-    expected = training._read(file, keys)
+    expected = training._read(file, training.CHECKPOINT_KEYS)
     for _ in range(200):
         content = bytearray(checkpoint_bytes)
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         file.write_bytes(content)
         try:
-            assert same(training._read(file, keys), expected)
+            assert same(training._read(file, training.CHECKPOINT_KEYS), expected)
         except ValueError as error:
             assert "flipped.pt" in str(error)  # noqa: PT017
             refused += 1
@@ -851,12 +1007,20 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
         {"learning_rate": -0.1},
         {"learning_rate": math.inf},
         {"learning_rate": math.nan},
+        {"beta": -1.0},
+        {"beta": math.nan},
+        {"weight_decay": -0.1},
+        {"weight_decay": math.inf},
+        {"ema_decay": 1.0},
+        {"ema_decay": -0.1},
+        {"patience": 0},
+        {"patience": 3},  # without a test set
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
     (name, value), checkpoint = next(iter(wrong.items())), tmp_path / "run.pt"
     settings = {"num_epochs": 1, "batch_size": 8, **wrong}
-    with pytest.raises(ValueError, match=rf"{name.replace('_', '.')}:? {value}"):
+    with pytest.raises(ValueError, match=rf"{name.replace('_', '.')}.* {value}"):
         fit(small(), bits(), **settings, checkpoint=checkpoint)
     assert not checkpoint.exists()
 

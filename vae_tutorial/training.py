@@ -14,6 +14,7 @@ it. All randomness comes from one generator, whose state is part of the checkpoi
 ends with the very bits of a run that was not.
 """
 
+import copy
 import datetime
 import math
 import os
@@ -24,14 +25,17 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from vae_tutorial.models import VAE, ElboTerms
 
+RECORD_KEYS = {"model", "history", "facts"}
+CHECKPOINT_KEYS = {"model", "average", "optimizer", "generator", "history", "settings"}
 CHECK_EVERY = 50  # steps between two looks at the bound: each look makes a GPU wait
 
 
@@ -81,13 +85,19 @@ def fit(
     compile: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    beta: float = 1.0,
+    weight_decay: float = 0.0,
+    ema_decay: float | None = None,
+    patience: int | None = None,
 ) -> History:
     r"""Maximise the mean ELBO by stochastic gradients (Adam).
 
     .. math:: \theta, \phi \leftarrow \text{Adam step on } - \frac1B \sum_{b=1}^B \mathrm{ELBO}(x_b)
 
     Each epoch visits the data in a new random order; the last N mod B of that order are left out. With ``checkpoint``,
-    the state is written there after every epoch, and a later call with the same settings goes on from it.
+    the state is written there after every epoch, and a later call with the same settings goes on from it: Ctrl-C, or a
+    kill, costs the epoch under way and no more. With ``x_test`` as well, the best weights so far stand beside it in
+    a record of their own (:func:`best_path`, :func:`load_run`).
 
     Args:
         model: a VAE, changed in place and moved to ``device``.
@@ -107,6 +117,13 @@ def fit(
         compile: compile the two networks with ``torch.compile``.
         checkpoint: file to write after each epoch and to resume from.
         progress: show a progress bar.
+        beta: weight of the KL; with any other than 1 what is maximised, reconstruction - beta kl, is not the ELBO.
+            The history keeps the KL itself.
+        weight_decay: AdamW's, on the weight matrices and kernels; biases and scalars are left alone.
+        ema_decay: decay of an exponential moving average of the weights, at least 0 and below 1, such as 0.999. The
+            averaged weights are what is tested, recorded as best and left in the model; without it, the last ones.
+        patience: stop after so many epochs in a row without a better objective on ``x_test``, and leave the best
+            weights in the model. The set then took part in the choice: report the result on another one.
 
     Returns:
         The history, one entry an epoch, in nats per data point.
@@ -116,7 +133,8 @@ def fit(
         FileNotFoundError: if the checkpoint's folder does not exist.
         FloatingPointError: when the bound or a weight is not finite; the checkpoint of the last good epoch is kept.
 
-    Source: Kingma and Welling (2014), algorithm 1; Kingma and Ba (2015) for Adam.
+    Source: Kingma and Welling (2014), algorithm 1; Kingma and Ba (2015) for Adam; Loshchilov and Hutter (2019) for its
+    weight decay; Polyak and Juditsky (1992) for averaging; Higgins et al. (2017) for beta.
 
     >>> from vae_tutorial import models
     >>> vae, x = models.linear_vae((4,), num_latents=1), torch.ones(8, 4)
@@ -130,29 +148,60 @@ def fit(
     device = torch.device(device) if device is not None else next(model.parameters()).device
     loop = _Loop(
         model=model.to(device),
+        average=None if ema_decay is None else AveragedModel(model, multi_avg_fn=_ema(ema_decay)),
         x=x.to(device),
-        optimizer=torch.optim.Adam(model.parameters(), learning_rate, fused=True),
+        optimizer=torch.optim.AdamW(_parameter_groups(model, weight_decay), learning_rate, fused=True),
         generator=torch.Generator(device).manual_seed(seed),
         rate=lambda done: learning_rate * (schedule(done / num_epochs) if schedule else 1.0),
         batch_size=batch_size,
         preprocess=preprocess,
         precision=precision,
+        beta=beta,
     )
-    _check_fit(loop, x_test, num_epochs, learning_rate, checkpoint)
-    history, settings = History([], [], [], [], []), _settings(loop, num_epochs, learning_rate, schedule, seed)
-    if checkpoint is not None and Path(checkpoint).exists():
-        history = _resume(loop, settings, x_test, num_epochs, Path(checkpoint))
+    settings = {
+        **_settings(loop, num_epochs, learning_rate, schedule, seed),
+        "weight_decay": weight_decay,
+        "ema_decay": ema_decay,
+        "patience": patience,
+    }
+    path = None if checkpoint is None else Path(checkpoint)
+    _check_fit(loop, x_test, num_epochs, learning_rate, path, settings)
+    history = History([], [], [], [], [])
+    if path is not None and path.exists():
+        history = _resume(loop, settings, x_test, num_epochs, path)
+    best = _best_weights(path, history, beta) if patience is not None else None
     with _progress_bar(loop, num_epochs, len(history.seconds), progress) as bar:
-        for epoch in range(len(history.seconds), num_epochs):
+        while len(history.seconds) < num_epochs and not _is_stalled(history, beta, patience):
             start = time.perf_counter()
-            train = _train_epoch(loop, epoch, bar)
+            train = _train_epoch(loop, len(history.seconds), bar)
             seconds = time.perf_counter() - start
-            test = None if x_test is None else average_terms(model, x_test, precision=precision)
+            test = None if x_test is None else average_terms(loop.evaluated, x_test, precision=precision)
             _append(history, train, test, seconds)
-            if checkpoint is not None:
-                _save_checkpoint(loop, settings, history, Path(checkpoint))
+            if test is not None and _epochs_since_best(history, beta) == 0:
+                best = copy.deepcopy(loop.evaluated.state_dict()) if patience is not None else None
+                if path is not None:
+                    save_run(best_path(path), loop.evaluated, history, dtype=None, epochs=len(history.seconds))
+            if path is not None:
+                _save_checkpoint(loop, settings, history, path)
+    model.load_state_dict(best or loop.evaluated.state_dict())
     model.eval()
     return history
+
+
+def best_path(checkpoint: str | os.PathLike[str]) -> Path:
+    """Where :func:`fit` records the best weights of a run with a test set: a file for :func:`load_run`.
+
+    Args:
+        checkpoint: the run's checkpoint.
+
+    Returns:
+        The checkpoint's path, with ``.best`` before the suffix.
+
+    >>> best_path("run.pt").name
+    'run.best.pt'
+    """
+    path = Path(checkpoint)
+    return path.with_name(f"{path.stem}.best{path.suffix}")
 
 
 @torch.no_grad()
@@ -223,7 +272,12 @@ def warmup_cosine(done: float) -> float:
 
 
 def save_run(
-    path: str | os.PathLike[str], model: VAE, history: History, *, dtype: torch.dtype = torch.float16, **facts: Any
+    path: str | os.PathLike[str],
+    model: VAE,
+    history: History,
+    *,
+    dtype: torch.dtype | None = torch.float16,
+    **facts: Any,
 ) -> None:
     """Record a finished run in one small file: the weights, rounded to ``dtype``, the history, and where it was made.
 
@@ -231,7 +285,7 @@ def save_run(
         path: the file to write.
         model: the trained model.
         history: what :func:`fit` returned, in nats.
-        dtype: type in which the weights, of any shape, are stored.
+        dtype: type in which the weights, of any shape, are stored; ``None`` leaves each as it is.
         facts: anything else worth recording: numbers and strings.
 
     >>> from vae_tutorial import models
@@ -250,7 +304,7 @@ def save_run(
         "training_seconds": sum(history.seconds),
         **facts,
     }
-    state = {name: tensor.cpu().to(dtype) for name, tensor in model.state_dict().items()}
+    state = {name: tensor.cpu().to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()}
     _write(Path(path), {"model": state, "history": history._asdict(), "facts": facts})
 
 
@@ -275,7 +329,7 @@ def load_run(path: str | os.PathLike[str], model: VAE) -> Run:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"no recorded run at {path}: train the model and save it there first")
-    record = _read(Path(path), {"model", "history", "facts"})
+    record = _read(Path(path), RECORD_KEYS)
     _load_weights(model, record["model"], Path(path))
     return Run(History(**record["history"]), record["facts"])
 
@@ -285,6 +339,7 @@ class _Loop:
     """What one training step needs, from the model to the precision."""
 
     model: VAE
+    average: AveragedModel | None
     x: Tensor
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
@@ -292,10 +347,16 @@ class _Loop:
     batch_size: int
     preprocess: Callable[..., Tensor] | None
     precision: torch.dtype
+    beta: float
 
     @property
     def num_steps(self) -> int:
         return len(self.x) // self.batch_size
+
+    @property
+    def evaluated(self) -> VAE:
+        """The model that counts: the averaged one, where weights are averaged."""
+        return self.model if self.average is None else cast(VAE, self.average.module)
 
 
 def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
@@ -320,13 +381,16 @@ def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
 
 def _train_step(loop: _Loop, x: Tensor, rate: float) -> Tensor:
     """One step uphill: the batch means of the bound's two terms, (2,), without a gradient."""
-    loop.optimizer.param_groups[0]["lr"] = rate
+    for group in loop.optimizer.param_groups:
+        group["lr"] = rate
     with _autocast(x.device, loop.precision):
         terms = torch.stack(loop.model.elbo_terms(x, generator=loop.generator)).mean(-1)
-    loss = terms[1] - terms[0]  # minus the ELBO: kl - reconstruction
+    loss = loop.beta * terms[1] - terms[0]  # minus the ELBO where beta is 1: kl - reconstruction
     loop.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     loop.optimizer.step()
+    if loop.average is not None:
+        loop.average.update_parameters(loop.model)
     return terms.detach()
 
 
@@ -345,6 +409,43 @@ def _append(history: History, train: Tensor, test: ElboTerms | None, seconds: fl
     if test is not None:
         history.test_reconstruction.append(test.reconstruction.item())
         history.test_kl.append(test.kl.item())
+
+
+def _parameter_groups(model: VAE, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights that decay, and those that do not: to pull a bias or a noise variance towards 0 is no regularisation."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _ema(decay: float) -> Callable[..., None]:
+    """Moving average for ``AveragedModel``. After n steps the decay is at most (1 + n) / (10 + n): young averages forget."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor) -> None:
+        n = float(num_averaged)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def _epochs_since_best(history: History, beta: float) -> int:
+    """Epochs since the best objective on the test set, 0 if the last one is the best; the history is not empty."""
+    objective = [r - beta * k for r, k in zip(history.test_reconstruction, history.test_kl, strict=True)]
+    return len(objective) - 1 - objective.index(max(objective))
+
+
+def _is_stalled(history: History, beta: float, patience: int | None) -> bool:
+    return patience is not None and len(history.seconds) > 0 and _epochs_since_best(history, beta) >= patience
+
+
+def _best_weights(path: Path | None, history: History, beta: float) -> dict[str, Tensor] | None:
+    """The best weights of a run that is taken up again, from the record beside its checkpoint."""
+    if path is None or not history.seconds:
+        return None
+    record = _read(best_path(path), RECORD_KEYS)
+    if record["history"]["test_kl"] != history.test_kl[: len(history.seconds) - _epochs_since_best(history, beta)]:
+        raise ValueError(f"{best_path(path)} is not the best of the run in {path}: delete both, or name another file")
+    return record["model"]
 
 
 def _check_finite(terms: Tensor, epoch: int, first_step: int, loop: _Loop) -> None:
@@ -366,12 +467,20 @@ def _check_fit(
     x_test: Tensor | None,
     num_epochs: int,
     learning_rate: float,
-    checkpoint: str | os.PathLike[str] | None,
+    checkpoint: Path | None,
+    settings: dict[str, Any],
 ) -> None:
     """Refuse settings and data that would fail late or, worse, not at all."""
     if num_epochs < 1 or loop.batch_size < 1 or not 0 < learning_rate < math.inf:
         given = f"num_epochs {num_epochs}, batch_size {loop.batch_size}, learning_rate {learning_rate}"
         raise ValueError(f"num_epochs and batch_size must be at least 1, learning_rate positive and finite: {given}")
+    weight_decay, ema_decay, patience = settings["weight_decay"], settings["ema_decay"], settings["patience"]
+    if not (0 <= loop.beta < math.inf and 0 <= weight_decay < math.inf):
+        raise ValueError(f"beta {loop.beta} and weight_decay {weight_decay} must be at least 0 and finite")
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay must be at least 0 and below 1, got {ema_decay}")
+    if patience is not None and (patience < 1 or x_test is None):
+        raise ValueError(f"patience {patience} must be at least 1, and needs an x_test to be patient about")
     first = loop.x[: loop.batch_size]
     if loop.preprocess is not None and len(first):  # on a generator of its own, or a check would change the run
         first = loop.preprocess(first, generator=torch.Generator(first.device).manual_seed(0))
@@ -380,7 +489,7 @@ def _check_fit(
         loop.model.check_data(x_test)
     if loop.batch_size > len(loop.x):
         raise ValueError(f"batch_size {loop.batch_size} is larger than the set of {len(loop.x)} data points")
-    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+    if checkpoint is not None and not checkpoint.parent.is_dir():
         raise FileNotFoundError(f"checkpoint is {os.fspath(checkpoint)!r}, and there is no such folder: make it first")
 
 
@@ -400,12 +509,14 @@ def _settings(
         "seed": seed,
         "preprocess": name(loop.preprocess),
         "precision": str(loop.precision),
+        "beta": loop.beta,
     }
 
 
 def _save_checkpoint(loop: _Loop, settings: dict[str, Any], history: History, path: Path) -> None:
     state = {
         "model": loop.model.state_dict(),
+        "average": None if loop.average is None else loop.average.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
         "generator": loop.generator.get_state(),
         "history": history._asdict(),
@@ -415,7 +526,7 @@ def _save_checkpoint(loop: _Loop, settings: dict[str, Any], history: History, pa
 
 
 def _resume(loop: _Loop, settings: dict[str, Any], x_test: Tensor | None, num_epochs: int, path: Path) -> History:
-    state = _read(path, {"model", "optimizer", "generator", "history", "settings"})
+    state = _read(path, CHECKPOINT_KEYS)
     history = History(**state["history"])
     was = {**state["settings"], "test set": bool(history.test_kl), "num_epochs": max(num_epochs, len(history.seconds))}
     now = {**settings, "test set": x_test is not None, "num_epochs": num_epochs}
@@ -423,6 +534,8 @@ def _resume(loop: _Loop, settings: dict[str, Any], x_test: Tensor | None, num_ep
     if differences:
         raise ValueError(f"{path} is the checkpoint of another run ({'; '.join(differences)}): name another file")
     _load_weights(loop.model, state["model"], path)
+    if loop.average is not None:
+        loop.average.load_state_dict(state["average"])
     loop.optimizer.load_state_dict(state["optimizer"])
     loop.generator.set_state(state["generator"])
     return history
