@@ -159,8 +159,8 @@ def grey(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Te
 
 
 def exact_log_normalizer(logit: float) -> float:
-    """A(l) = log((e^l - 1) / l) as it stands, in 400 decimal digits: what cancels leaves more than enough."""
-    with decimal.localcontext(prec=400):
+    """A(l) = log((e^l - 1) / l) as it stands, in 700 decimal digits: what cancels leaves more than enough."""
+    with decimal.localcontext(prec=700):
         t = decimal.Decimal(logit)
         return float(((t.exp() - 1) / t).ln()) if logit else 0.0
 
