@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,17 @@ from torch import Tensor, distributions, nn
 
 from vae_tutorial import gaussian, linear_gaussian, models, training
 from vae_tutorial.linear_gaussian import FactorAnalysis
-from vae_tutorial.models import VAE, Autoencoder, ConvVAE, GaussianVAE, linear_vae, mlp_autoencoder, mlp_vae
+from vae_tutorial.models import (
+    VAE,
+    Autoencoder,
+    ContinuousBernoulliVAE,
+    ConvVAE,
+    DiscretizedLogisticVAE,
+    GaussianVAE,
+    linear_vae,
+    mlp_autoencoder,
+    mlp_vae,
+)
 
 K, B, J = 4, 3, 2
 
@@ -21,6 +32,11 @@ BUILDERS: dict[str, Callable[[], VAE]] = {
     "MLP": lambda: mlp_vae((2, 3), J, num_hidden=7),
     "MLP Gaussian": lambda: mlp_vae((2, 3), J, num_hidden=7, model=GaussianVAE),
     "convolutional": lambda: ConvVAE(num_latents=J, num_channels=4, num_blocks=1),
+    "linear fixed Gaussian": lambda: linear_vae((5,), J, model=partial(GaussianVAE, log_var_x=-0.75)),
+    "linear continuous Bernoulli": lambda: linear_vae((5,), J, model=ContinuousBernoulliVAE),
+    "MLP continuous Bernoulli": lambda: mlp_vae((2, 3), J, num_hidden=7, model=ContinuousBernoulliVAE),
+    "linear discretized logistic": lambda: linear_vae((5,), J, model=DiscretizedLogisticVAE),
+    "MLP discretized logistic": lambda: mlp_vae((2, 3), J, num_hidden=7, model=DiscretizedLogisticVAE),
 }
 every_model = pytest.mark.parametrize("name", BUILDERS)
 
@@ -35,8 +51,12 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> VAE:
 
 
 def data(model: VAE, num_data: int = B, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Binary data, or real data for the Gaussian likelihood."""
+    """Binary data, or what the model's likelihood is for: real numbers, grey pixels in [0, 1], grey levels 0 to 255."""
     x = randn(num_data, *model.data_shape, seed=99)
+    if isinstance(model, ContinuousBernoulliVAE):
+        return torch.sigmoid(2 * x).to(dtype)
+    if isinstance(model, DiscretizedLogisticVAE):
+        return (128 + 100 * x).round().clamp(0, 255).to(dtype)
     return (x if isinstance(model, GaussianVAE) else (x > 0)).to(dtype)
 
 
@@ -120,6 +140,18 @@ def test_expected_log_weight_is_the_elbo(name: str, monkeypatch: pytest.MonkeyPa
 # the equations, typed out with torch.distributions
 
 
+class Levels(distributions.Distribution):
+    """A logistic variable rounded to the nearest of the levels 0, 1/255, ..., 1."""
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        self.mean_, self.scale = mean, scale
+        super().__init__(batch_shape=mean.shape, validate_args=False)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        upper, lower = (torch.sigmoid(((x + half) / 255 - self.mean_) / self.scale) for half in (0.5, -0.5))
+        return (torch.where(x == 255, 1.0, upper) - torch.where(x == 0, 0.0, lower)).log()
+
+
 def naive(model: VAE, x: Tensor, num_samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """log p(x|z), log p(z), log q(z|x), each (K, B), and KL(q || p) (B,)."""
     mu, log_var = model.encode(x)
@@ -130,6 +162,10 @@ def naive(model: VAE, x: Tensor, num_samples: int, seed: int) -> tuple[Tensor, T
     output = torch.stack([model.decode(z[k]) for k in range(num_samples)])
     if isinstance(model, GaussianVAE):
         p_x = distributions.Normal(output, (model.log_var_x / 2).exp())
+    elif isinstance(model, ContinuousBernoulliVAE):
+        p_x = distributions.ContinuousBernoulli(logits=output, lims=(0.4999, 0.5001))
+    elif isinstance(model, DiscretizedLogisticVAE):
+        p_x = Levels(output, model.log_scale.exp())
     else:
         p_x = distributions.Bernoulli(logits=output)
     p_x = distributions.Independent(p_x, len(model.data_shape))
@@ -212,7 +248,8 @@ def test_each_data_point_has_its_own_bound(name: str) -> None:
     """A sum over the batch, or a mixed-up axis, would show: the bound of the first point does not see the others."""
     model = build(name)
     x = data(model)
-    other = torch.cat([x[:1], 1 - x[1:]])
+    top = 255 if isinstance(model, DiscretizedLogisticVAE) else 1
+    other = torch.cat([x[:1], top - x[1:]])
     for function in (model.elbo, lambda x, generator: model.log_weights(x, K, generator=generator)):
         first, second = function(x, generator=noise(0)), function(other, generator=noise(0))
         assert_close(first[..., 0], second[..., 0])
@@ -524,6 +561,101 @@ def test_real_data_may_be_any_finite_number(name: str) -> None:
     model.check_data(x)
     x[0, ..., 0] = -math.inf
     assert_refused(lambda: model.check_data(x), "x", "infinite")
+
+
+# other likelihoods
+
+
+def test_without_a_given_variance_the_gaussian_s_is_a_parameter_and_the_weights_have_their_old_names() -> None:
+    learnt = linear_vae((5,), J, model=GaussianVAE)
+    names = {"encoder.1.affine.weight", "encoder.1.affine.bias", "encoder.1.constant", "decoder.0.weight"}
+    assert set(learnt.state_dict()) == names | {"decoder.0.bias", "log_var_x"}
+    assert isinstance(learnt.log_var_x, nn.Parameter)
+    assert learnt.log_var_x.item() == 0
+
+
+@pytest.mark.parametrize("log_var_x", [-3.0, 0, 2.5])
+def test_a_given_variance_is_no_parameter_and_stays_where_it_is(log_var_x: float) -> None:
+    """It is used, it moves with the model, it is saved with it, and training leaves it alone."""
+    model = linear_vae((5,), J, model=partial(GaussianVAE, log_var_x=log_var_x)).double()
+    assert "log_var_x" not in dict(model.named_parameters())
+    assert model.log_var_x.dtype == torch.float64
+    assert set(model.state_dict()) == set(linear_vae((5,), J, model=GaussianVAE).state_dict())
+    x, z = data(model), randn(K, B, J, seed=0)
+    expected = distributions.Normal(model.decode(z), math.exp(log_var_x / 2)).log_prob(x).sum(-1)
+    assert_close(model.log_p_x_given_z(x, z), expected, 1e-6)  # given as a number, kept in single precision
+    before = model.decoder[0].weight.clone()
+    training.fit(model, x, num_epochs=2, batch_size=B, learning_rate=0.1, progress=False)
+    assert model.log_var_x.item() == log_var_x
+    assert not torch.equal(model.decoder[0].weight, before)
+
+
+@pytest.mark.parametrize("log_var_x", [math.inf, -math.inf, math.nan])
+def test_a_variance_that_is_no_number_is_refused(log_var_x: float) -> None:
+    assert_refused(lambda: linear_vae((5,), J, model=partial(GaussianVAE, log_var_x=log_var_x)), "log_var_x")
+
+
+def test_the_discretized_logistic_s_encoder_sees_pixels_between_zero_and_one() -> None:
+    model = build("MLP discretized logistic")
+    x = data(model)
+    mu, raw = model.encoder(x / 255).chunk(2, -1)
+    assert torch.equal(model.encode(x)[0], mu)
+    assert_close(model.encode(x)[1], 12 * torch.tanh(raw / 12))
+
+
+def test_the_probabilities_of_all_grey_levels_add_up_to_one() -> None:
+    """One pixel, whatever the latent; and a mean far below 0 makes a black pixel as sure as one likes."""
+    model = DiscretizedLogisticVAE(nn.Linear(1, 2 * J), nn.Linear(J, 1), (1,)).double()
+    x, z = torch.arange(256.0).double()[:, None], randn(K, 1, J, seed=0).expand(K, 256, J)
+    assert_close(model.log_p_x_given_z(x, z).logsumexp(1), torch.zeros(K, dtype=torch.float64))
+    model.log_scale.data.fill_(-4.0)
+    nn.init.zeros_(model.decoder.weight)
+    black = []
+    for mean in (-0.5, 0.0):
+        model.decoder.bias.data.fill_(mean)
+        black.append(model.log_p_x_given_z(x[:1], z[:, :1]).exp()[0].item())
+    assert black[0] > 0.999999
+    assert black[1] == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, math.inf])
+@pytest.mark.parametrize("name", ["linear continuous Bernoulli", "MLP continuous Bernoulli"])
+def test_grey_pixels_outside_the_unit_interval_are_refused(name: str, value: float) -> None:
+    model = build(name)
+    x = data(model)
+    model.check_data(x)
+    x[1, ..., 2] = value
+    assert_refused(lambda: model.check_data(x), "x", "[0, 1]", f"{value:g}", "continuous", "255")
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, 0.5, 254.99, math.inf])
+@pytest.mark.parametrize("name", ["linear discretized logistic", "MLP discretized logistic"])
+def test_numbers_that_are_no_grey_levels_are_refused(name: str, value: float) -> None:
+    model = build(name)
+    x = data(model)
+    model.check_data(x)
+    model.check_data(x.to(torch.uint8))
+    assert_refused(lambda: model.check_data(x / 255), "x", "255", "divided")
+    x[1, ..., 2] = value
+    assert_refused(lambda: model.check_data(x), "x", "0 to 255", "whole")
+
+
+@pytest.mark.parametrize(
+    ("model", "constant"),  # the best that a decoder without latents reaches, in nats per data point
+    [(ContinuousBernoulliVAE, 0.0), (DiscretizedLogisticVAE, -8 * math.log(256))],
+)
+def test_fit_trains_the_models_of_grey_images(model: type[VAE], constant: float) -> None:
+    """Eight pixels, all dark or all bright with a little noise: one latent tells which, and the bound rises by nats."""
+    bright = (randn(256, 1, seed=0) > 0).double()
+    x = (255 * torch.sigmoid(3 * (2 * bright - 1) + 0.5 * randn(256, 8, seed=1))).round()
+    x = x / 255 if model is ContinuousBernoulliVAE else x.to(torch.uint8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = mlp_vae((8,), 1, num_hidden=16, model=model)
+    history = training.fit(vae, x, x_test=x, num_epochs=60, batch_size=64, learning_rate=0.02, progress=False)
+    assert history.test_elbo[-1] > constant + 6
+    assert history.test_elbo[-1] > history.test_elbo[0] + 5
+    assert history.test_kl[-1] > 0.5
 
 
 # the autoencoder

@@ -14,6 +14,7 @@ Shapes: x is (B, \*D), z is (K, B, J), samples first. The results are in nats, s
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -110,11 +111,12 @@ class EncoderDecoder(nn.Module):
         self._check_range(x)
 
     def _check_range(self, x: Tensor) -> None:
+        self._check_unit_interval(x, "a Bernoulli likelihood", "binarize it first")
+
+    def _check_unit_interval(self, x: Tensor, likelihood: str, remedy: str) -> None:
         low, high = x.min().item(), x.max().item()
         if low < 0 or high > 1:
-            raise ValueError(
-                f"x must lie in [0, 1] for a Bernoulli likelihood, got values from {low:g} to {high:g}; binarize it first"
-            )
+            raise ValueError(f"x must lie in [0, 1] for {likelihood}, got values from {low:g} to {high:g}; {remedy}")
 
     def _check_shape(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.data_shape or x.dim() == 0:
@@ -320,7 +322,7 @@ class VAE(EncoderDecoder):
 
 
 class GaussianVAE(VAE):
-    r"""A VAE for real data: Gaussian likelihood whose one noise variance is learnt with the networks.
+    r"""A VAE for real data: Gaussian likelihood with one noise variance, learnt with the networks or given.
 
     .. math:: x \mid z \sim N(\mathrm{decoder}(z), \sigma_x^2 I), \qquad \log \sigma_x^2 = \texttt{log\_var\_x}
 
@@ -330,17 +332,33 @@ class GaussianVAE(VAE):
         encoder: network from x (B, \*D) to (B, 2 J).
         decoder: network from z (B, J) to the mean (B, \*D).
         data_shape: D, the shape of one data point.
+        log_var_x: the log-variance, to be held fixed; without it, it is a parameter that starts at 0.
+
+    Raises:
+        ValueError: if a given log-variance is not finite.
 
     Source: Lucas, Tucker, Grosse and Norouzi (2019) for the linear case.
 
-    >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=GaussianVAE)
-    >>> vae.log_var_x.shape
-    torch.Size([])
+    >>> linear_vae(data_shape=(4,), num_latents=2, model=GaussianVAE).log_var_x
+    Parameter containing:
+    tensor(0., requires_grad=True)
+    >>> from functools import partial
+    >>> linear_vae(data_shape=(4,), num_latents=2, model=partial(GaussianVAE, log_var_x=-3.0)).log_var_x
+    tensor(-3.)
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, data_shape: tuple[int, ...]) -> None:
+    log_var_x: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, data_shape: tuple[int, ...], *, log_var_x: float | None = None
+    ) -> None:
         super().__init__(encoder, decoder, data_shape)
-        self.log_var_x = nn.Parameter(torch.zeros(()))
+        if log_var_x is None:
+            self.log_var_x = nn.Parameter(torch.zeros(()))
+        elif not math.isfinite(log_var_x):
+            raise ValueError(f"log_var_x must be finite, got {log_var_x}")
+        else:
+            self.register_buffer("log_var_x", torch.tensor(float(log_var_x)))
 
     def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
         """Gaussian log-likelihood of x given z, in nats, summed over the data axes.
@@ -363,7 +381,118 @@ class GaussianVAE(VAE):
             raise ValueError("x contains infinite values")
 
 
-def linear_vae(data_shape: tuple[int, ...], num_latents: int, *, model: type[VAE] = VAE) -> VAE:
+class ContinuousBernoulliVAE(VAE):
+    r"""A VAE for grey pixels in [0, 1]: a density on the interval, with one parameter a pixel, as the Bernoulli has.
+
+    .. math:: p(x \mid z) = \prod_{d=1}^D e^{x_d \ell_d - A(\ell_d)}, \qquad \ell = \mathrm{decoder}(z), \qquad
+        A(\ell) = \log \frac{e^\ell - 1}{\ell}
+
+    The mean of a pixel is :func:`vae_tutorial.likelihoods.continuous_bernoulli_mean` of its logit, not the sigmoid.
+
+    Args:
+        encoder: network from x (B, \*D) to (B, 2 J).
+        decoder: network from z (B, J) to the logits (B, \*D).
+        data_shape: D, the shape of one data point.
+
+    Source: Loaiza-Ganem and Cunningham (2019).
+
+    >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=ContinuousBernoulliVAE)
+    >>> vae.elbo(torch.full((3, 4), 0.5)).shape
+    torch.Size([3])
+    """
+
+    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
+        """Continuous Bernoulli log-density of x given z, in nats, summed over the data axes.
+
+        Args:
+            x: data in [0, 1], (B, \\*D).
+            z: latents, (K, B, J).
+
+        Returns:
+            Log-likelihood, (K, B).
+
+        >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=ContinuousBernoulliVAE)
+        >>> vae.log_p_x_given_z(torch.full((3, 4), 0.5), torch.zeros(5, 3, 2)).shape
+        torch.Size([5, 3])
+        """
+        return likelihoods.continuous_bernoulli(x, self.decode(z))
+
+    def _check_range(self, x: Tensor) -> None:
+        self._check_unit_interval(x, "a continuous Bernoulli likelihood", "divide grey levels by 255")
+
+
+class DiscretizedLogisticVAE(VAE):
+    r"""A VAE for the grey levels 0 to 255 as they are stored: a probability of each level, and one learnt scale.
+
+    .. math:: P(x \mid z) = \prod_{d=1}^D \big( \sigma(u_d^+) - \sigma(u_d^-) \big), \qquad
+        u_d^\pm = \frac{x_d \pm \frac12 - 255 \, m_d}{255 \, s}, \qquad m = \mathrm{decoder}(z), \qquad
+        \log s = \texttt{log\_scale}
+
+    with the two outermost bins open to the outside. The encoder sees x / 255. The decoder's output is the mean as it
+    is, without a sigmoid: a mean well below 0 gives a black pixel a probability near 1, and a mean of 0 gives it one
+    half.
+
+    Args:
+        encoder: network from x / 255 (B, \*D) to (B, 2 J).
+        decoder: network from z (B, J) to the mean (B, \*D) on the scale of x / 255.
+        data_shape: D, the shape of one data point.
+
+    Source: Kingma et al. (2016); Salimans, Karpathy, Chen and Kingma (2017), with a single component.
+
+    >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=DiscretizedLogisticVAE)
+    >>> vae.elbo(torch.full((3, 4), 127.0)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, data_shape: tuple[int, ...]) -> None:
+        super().__init__(encoder, decoder, data_shape)
+        # A standard deviation of 0.25, about that of an image's pixels: from 1, small steps would take long to get down.
+        self.log_scale = nn.Parameter(torch.tensor(-2.0))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of q(z given x): the network is given x / 255.
+
+        Args:
+            x: grey levels, (B, \\*D).
+
+        Returns:
+            Mean and log-variance, each (B, J).
+
+        Raises:
+            ValueError: if x does not have the model's data shape.
+
+        >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=DiscretizedLogisticVAE)
+        >>> vae.encode(torch.full((3, 4), 255.0))[0].shape
+        torch.Size([3, 2])
+        """
+        return super().encode(x / (likelihoods.NUM_LEVELS - 1))
+
+    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
+        """Discretized logistic log-probability of x given z, in nats, summed over the data axes.
+
+        Args:
+            x: grey levels 0, 1, ..., 255, (B, \\*D).
+            z: latents, (K, B, J).
+
+        Returns:
+            Log-likelihood, (K, B).
+
+        >>> vae = linear_vae(data_shape=(4,), num_latents=2, model=DiscretizedLogisticVAE)
+        >>> vae.log_p_x_given_z(torch.full((3, 4), 127.0), torch.zeros(5, 3, 2)).shape
+        torch.Size([5, 3])
+        """
+        return likelihoods.discretized_logistic(x, self.decode(z), self.log_scale)
+
+    def _check_range(self, x: Tensor) -> None:
+        low, high = x.min().item(), x.max().item()
+        if low < 0 or high >= likelihoods.NUM_LEVELS or (x.is_floating_point() and (x != x.round()).any()):
+            raise ValueError(
+                "x must hold the whole numbers 0 to 255 for a discretized logistic likelihood, got values from "
+                f"{low:g} to {high:g}; give grey levels as they are stored, not divided by 255"
+            )
+
+
+def linear_vae(data_shape: tuple[int, ...], num_latents: int, *, model: Callable[..., VAE] = VAE) -> VAE:
     r"""A VAE whose encoder mean and decoder are affine maps, and whose log-variances do not depend on x.
 
     .. math:: \mu(x) = V x + c, \quad \log \sigma^2(x) = \text{const}, \quad \mathrm{decoder}(z) = W z + b
@@ -371,7 +500,7 @@ def linear_vae(data_shape: tuple[int, ...], num_latents: int, *, model: type[VAE
     Args:
         data_shape: D, the shape of one data point.
         num_latents: J, the dimensions of the latent.
-        model: ``VAE`` for binary data, ``GaussianVAE`` for real data.
+        model: the class, by its likelihood: ``VAE`` for binary data, ``GaussianVAE`` for real data, and so on.
 
     Returns:
         The model.
@@ -387,14 +516,14 @@ def linear_vae(data_shape: tuple[int, ...], num_latents: int, *, model: type[VAE
     return model(encoder, decoder, data_shape)
 
 
-def mlp_vae(data_shape: tuple[int, ...], num_latents: int, num_hidden: int, *, model: type[VAE] = VAE) -> VAE:
+def mlp_vae(data_shape: tuple[int, ...], num_latents: int, num_hidden: int, *, model: Callable[..., VAE] = VAE) -> VAE:
     """A VAE with one hidden layer on each side.
 
     Args:
         data_shape: D, the shape of one data point.
         num_latents: J, the dimensions of the latent.
         num_hidden: width of the hidden layers.
-        model: ``VAE`` for binary data, ``GaussianVAE`` for real data.
+        model: the class, by its likelihood: ``VAE`` for binary data, ``GaussianVAE`` for real data, and so on.
 
     Returns:
         The model.
