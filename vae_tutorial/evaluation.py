@@ -618,7 +618,7 @@ def _path(
         shapes = f"mean {tuple(mu.shape)}, log-variance {tuple(log_var.shape)}, x {tuple(x.shape)}"
         raise ValueError(f"start must be a mean and a log-variance, each (B, J), got {shapes}")
     if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not (betas.diff() > 0).all():
-        raise ValueError(f"betas must rise from 0 to 1, (T + 1,), got shape {tuple(betas.shape)}: {betas.tolist()}")
+        raise ValueError(f"betas must rise strictly from 0 to 1, (T + 1,), got shape {tuple(betas.shape)}")
     if num_leapfrog < 1:
         raise ValueError(f"num_leapfrog must be at least 1, got {num_leapfrog}")
     step_size = _step_sizes(step_size, (len(betas) - 2, len(x))).to(parameter)
