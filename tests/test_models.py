@@ -292,6 +292,16 @@ def test_the_convolutional_vae_has_the_layers_it_says(num_latents: int, num_chan
     assert model.elbo(torch.ones(2, 1, 28, 28)).shape == (2,)
 
 
+def test_a_hidden_layer_stands_between_the_grid_and_the_latents() -> None:
+    plain, hidden = (ConvVAE(num_latents=3, num_channels=4, num_blocks=1, num_hidden=h) for h in (None, 7))
+    shapes = [tuple(p.shape) for p in hidden.parameters() if p.dim() == 2]
+    assert shapes == [(7, 4 * 49), (6, 7), (7, 3), (4 * 49, 7)]
+    assert [tuple(p.shape) for p in plain.parameters() if p.dim() == 2] == [(6, 4 * 49), (4 * 49, 3)]
+    assert [type(layer) for layer in hidden.encoder[-4:]] == [nn.Flatten, nn.Linear, nn.SiLU, nn.Linear]
+    assert [type(layer) for layer in hidden.decoder[:4]] == [nn.Linear, nn.SiLU, nn.Linear, nn.Unflatten]
+    assert hidden.elbo(torch.ones(2, 1, 28, 28)).shape == (2,)
+
+
 def test_the_defaults_of_the_convolutional_vae() -> None:
     """The recorded full run was made with these: another default would not load it."""
     assert sum(p.numel() for p in ConvVAE().parameters()) == 610_000

@@ -577,13 +577,15 @@ class ConvVAE(VAE):
     r"""A convolutional VAE for binary 28 x 28 images of one channel.
 
     The encoder cuts the image into a 7 x 7 grid of 4 x 4 patches, works on that grid with residual blocks, and ends in
-    one linear layer; the decoder is its mirror image. Convolutions on a 7 x 7 grid are cheap, and putting the 16 pixels
-    of a patch back by a pixel shuffle leaves no checkerboard from overlapping strides.
+    one linear layer, or in two with a hidden layer between them; the decoder is its mirror image. Convolutions on a
+    7 x 7 grid are cheap, and putting the 16 pixels of a patch back by a pixel shuffle leaves no checkerboard from
+    overlapping strides. The hidden layer sees the whole grid at once, which a 3 x 3 convolution does not.
 
     Args:
         num_latents: J, the dimensions of the latent.
         num_channels: channels C on the 7 x 7 grid.
         num_blocks: residual blocks on each side.
+        num_hidden: width of the hidden layer on each side; without it, one linear layer joins grid and latents.
 
     Source: He, Zhang, Ren and Sun (2016) for residual blocks; Shi et al. (2016) for the pixel shuffle.
 
@@ -592,17 +594,19 @@ class ConvVAE(VAE):
     torch.Size([2])
     """
 
-    def __init__(self, num_latents: int = 32, num_channels: int = 64, num_blocks: int = 2) -> None:
+    def __init__(
+        self, num_latents: int = 32, num_channels: int = 64, num_blocks: int = 2, num_hidden: int | None = None
+    ) -> None:
         grid = (num_channels, 7, 7)
         encoder = nn.Sequential(
             nn.Conv2d(1, num_channels, kernel_size=4, stride=4),  # (B, 1, 28, 28) -> (B, C, 7, 7)
             *(_ResidualBlock(num_channels) for _ in range(num_blocks)),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(math.prod(grid), 2 * num_latents),
+            *_linear_layers(math.prod(grid), num_hidden, 2 * num_latents),
         )
         decoder = nn.Sequential(
-            nn.Linear(num_latents, math.prod(grid)),
+            *_linear_layers(num_latents, num_hidden, math.prod(grid)),
             nn.Unflatten(1, grid),
             *(_ResidualBlock(num_channels) for _ in range(num_blocks)),
             nn.SiLU(),
@@ -610,6 +614,13 @@ class ConvVAE(VAE):
             nn.PixelShuffle(4),  # (B, 16, 7, 7) -> (B, 1, 28, 28)
         )
         super().__init__(encoder, decoder, data_shape=(1, 28, 28))
+
+
+def _linear_layers(num_inputs: int, num_hidden: int | None, num_outputs: int) -> list[nn.Module]:
+    """One linear layer, or two with a hidden layer of ``num_hidden`` units between them."""
+    if num_hidden is None:
+        return [nn.Linear(num_inputs, num_outputs)]
+    return [nn.Linear(num_inputs, num_hidden), nn.SiLU(), nn.Linear(num_hidden, num_outputs)]
 
 
 class _ResidualBlock(nn.Module):
