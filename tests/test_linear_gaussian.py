@@ -586,6 +586,159 @@ def test_em_recovers_a_known_model() -> None:
     torch.testing.assert_close(fitted.log_var, truth.log_var, rtol=0, atol=0.1)
 
 
+# probabilistic PCA
+
+
+def marks_eigenvalues() -> Tensor:
+    """Of the covariance with 1/N, greatest first."""
+    return torch.tensor(np.linalg.eigvalsh(np.cov(MARKS.numpy().T, bias=True))[::-1].copy())
+
+
+def ppca_by_scipy(num_latents: int, seed: int, log_var: float | None) -> tuple[FactorAnalysis, float]:
+    """Maximise the mean log-density N(b, W W^T + s^2 I) of the marks by L-BFGS, with s^2 free or given."""
+
+    def unpack(theta: Tensor) -> FactorAnalysis:
+        weight, bias, shared = theta.split([D * num_latents, D, 1])
+        shared = shared if log_var is None else torch.tensor([log_var], dtype=torch.float64)
+        return FactorAnalysis(10 * weight.reshape(D, num_latents), 10 * bias, shared.expand(D))
+
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        leaf = torch.tensor(theta, requires_grad=True)
+        value = -mean_evidence(unpack(leaf), MARKS)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        return value.item(), gradient.numpy()
+
+    start = torch.cat(
+        [randn(D * num_latents, seed=seed), MARKS.mean(0) / 10 + 0.5 * randn(D, seed=seed + 1), zeros(1) + 5]
+    )
+    options = {"maxiter": 5000, "maxfun": 5000, "ftol": 1e-15, "gtol": 1e-9}
+    result = scipy.optimize.minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
+    return unpack(torch.tensor(result.x)), -result.fun
+
+
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("log_var", [None, math.log(150.0), math.log(20.0)])
+@pytest.mark.parametrize("num_latents", [1, 2, 3, 4])
+def test_ppca_has_the_highest_evidence(num_latents: int, log_var: float | None) -> None:
+    """No gradient is left, and L-BFGS from random starts finds the same covariance and no more evidence."""
+    model = linear_gaussian.ppca(MARKS, num_latents, log_var=log_var)
+    assert torch.equal(model.bias, MARKS.mean(0))
+    assert (model.log_var == model.log_var[0]).all()
+    if log_var is not None:
+        assert model.log_var[0].item() == pytest.approx(log_var, abs=1e-14)
+
+    def evidence(weight: Tensor, bias: Tensor, shared: Tensor) -> Tensor:
+        return mean_evidence(FactorAnalysis(weight, bias, shared.expand(D)), MARKS)
+
+    gradients = assert_finite_gradients(evidence, model.weight, model.bias, model.log_var[0])
+    for gradient in gradients if log_var is None else gradients[:2]:
+        assert gradient.abs().max() < 1e-12
+    found, best = max((ppca_by_scipy(num_latents, seed, log_var) for seed in (80, 90)), key=lambda pair: pair[1])
+    assert mean_evidence(model, MARKS).item() == pytest.approx(best, abs=1e-8)
+    covariance, expected = (marginal(model).covariance_matrix for model in (model, found))
+    torch.testing.assert_close(covariance, expected, rtol=1e-4, atol=0.02)
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3, 4])
+def test_ppca_keeps_the_great_eigenvalues_and_averages_the_rest(num_latents: int) -> None:
+    """W W^T + s^2 I has the J greatest eigenvalues of the data, then s^2, the mean of those left out, D - J times."""
+    model, eigenvalues = linear_gaussian.ppca(MARKS, num_latents), marks_eigenvalues()
+    variance = eigenvalues[num_latents:].mean()
+    assert_close(model.log_var, variance.log().expand(D))
+    kept = torch.cat([eigenvalues[:num_latents], variance.expand(D - num_latents)])
+    assert_close(torch.linalg.eigvalsh(marginal(model).covariance_matrix).flip(0), kept, 1e-10)
+    best = -0.5 * (D * math.log(2 * math.pi) + kept.log().sum() + D)
+    assert_close(linear_gaussian.log_evidence(model, MARKS).mean(), best, 1e-12)
+    residual = (MARKS - MARKS.mean(0)).T @ (MARKS - MARKS.mean(0)) / 88 @ model.weight - model.weight * kept[
+        :num_latents
+    ]
+    assert residual.abs().max() < 1e-9  # its columns are eigenvectors, in the order of the eigenvalues
+
+
+@pytest.mark.parametrize("log_var", [None, math.log(150.0)])
+def test_the_latents_of_ppca_are_independent_given_the_data(log_var: float | None) -> None:
+    """Posterior variances min(s^2 / lambda, 1); so the best diagonal q is the posterior, whose mean KL is known."""
+    model, eigenvalues = linear_gaussian.ppca(MARKS, 4, log_var=log_var), marks_eigenvalues()[:4]
+    ratio = (model.log_var[0].exp() / eigenvalues).clamp(max=1)
+    mean, covariance = linear_gaussian.posterior(model, MARKS)
+    assert_close(covariance, ratio.diag(), 1e-12)
+    elbo = linear_gaussian.elbo(model, MARKS, mean, ratio.log().expand(88, 4))
+    assert_close(elbo, linear_gaussian.log_evidence(model, MARKS), 1e-11)
+    kl = 0.5 * (mean.square() + ratio - ratio.log() - 1).mean(0)
+    assert_close(kl, -0.5 * ratio.log(), 1e-12)
+
+
+@pytest.mark.parametrize(("variance", "used"), [(20.0, 5), (50.0, 4), (100.0, 3), (150.0, 2), (500.0, 1), (1000.0, 0)])
+def test_a_latent_whose_eigenvalue_is_below_the_given_variance_is_not_used(variance: float, used: int) -> None:
+    """Its column is 0, its posterior is its prior; eigenvalues of the marks: 679, 200, 103, 84, 32."""
+    model, eigenvalues = linear_gaussian.ppca(MARKS, D, log_var=math.log(variance)), marks_eigenvalues()
+    assert (eigenvalues > variance).sum() == used
+    assert (model.weight != 0).any(0).tolist() == [True] * used + [False] * (D - used)
+    assert_close(model.weight.square().sum(0), (eigenvalues - variance).clamp(min=0), 1e-10)
+    mean, covariance = linear_gaussian.posterior(model, MARKS)
+    assert (mean[:, used:] == 0).all()
+    assert (covariance[used:, used:] == torch.eye(D - used, dtype=torch.float64)).all()
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3])
+def test_with_its_best_variance_ppca_uses_every_latent(num_latents: int) -> None:
+    """The mean of the eigenvalues left out is below those kept: learning the variance leaves no column at 0."""
+    assert linear_gaussian.ppca(MARKS, num_latents).weight.square().sum(0).min() > 10
+
+
+def test_ppca_recovers_a_known_model() -> None:
+    """From 20,000 draws, up to a rotation: the covariance comes back within a few standard errors of 2 %."""
+    truth = factor_analysis(2, seed=60)._replace(log_var=zeros(D) - 1)
+    _, x = linear_gaussian.sample(truth, 20_000, generator=torch.Generator().manual_seed(5))
+    found = linear_gaussian.ppca(x, 2)
+    torch.testing.assert_close(found.log_var, truth.log_var, rtol=0, atol=0.03)
+    torch.testing.assert_close(found.weight @ found.weight.T, truth.weight @ truth.weight.T, rtol=0.05, atol=0.1)
+
+
+def test_the_signs_of_ppca_are_settled() -> None:
+    """The largest entry of a column is positive: mirrored data give the same loadings, and so does another library."""
+    for x in (MARKS, -MARKS, MARKS.flip(0)):
+        weight = linear_gaussian.ppca(x, 3).weight
+        assert (weight.gather(0, weight.abs().argmax(0, keepdim=True)) > 0).all()
+        assert_close(weight, linear_gaussian.ppca(MARKS, 3).weight, 1e-10)
+
+
+@pytest.mark.parametrize("log_var", [None, 0.5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ppca_keeps_its_type_and_its_digits(dtype: torch.dtype, log_var: float | None) -> None:
+    x = randn(50, 6, seed=61) * torch.arange(1, 7) + 100
+    model = linear_gaussian.ppca(x.to(dtype), 3, log_var=log_var)
+    assert [tensor.shape for tensor in model] == [(6, 3), (6,), (6,)]
+    assert all(tensor.dtype == dtype for tensor in model)
+    for tensor, expected in zip(model, linear_gaussian.ppca(x, 3, log_var=log_var), strict=True):
+        assert_close(tensor.double(), expected, 1e-12 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 7, 5), (0, 5)])
+def test_ppca_refuses_data_that_are_no_table(shape: tuple[int, ...]) -> None:
+    assert_refused(lambda: linear_gaussian.ppca(zeros(*shape), 1), "x", shape)
+
+
+def test_ppca_refuses_too_many_or_too_few_latents() -> None:
+    for num_latents in (0, -1, D, D + 1):
+        assert_refused(lambda j=num_latents: linear_gaussian.ppca(MARKS, j), "num_latents", str(num_latents))
+    for num_latents in (0, D + 1):
+        assert_refused(
+            lambda j=num_latents: linear_gaussian.ppca(MARKS, j, log_var=0.0), "num_latents", str(num_latents)
+        )
+
+
+def test_ppca_refuses_data_without_noise() -> None:
+    """Two columns that are multiples of each other, or fewer rows than dimensions: the likelihood has no maximum."""
+    line = randn(20, 1, seed=62) * torch.tensor([1.0, 2.0, -3.0])
+    assert_refused(lambda: linear_gaussian.ppca(line, 1), "x", "1")
+    assert_refused(lambda: linear_gaussian.ppca(randn(3, 6, seed=63), 2), "x", "2")
+    assert linear_gaussian.ppca(line, 1, log_var=-2.0).weight.isfinite().all()
+
+
 # shapes, dtypes, extreme inputs
 
 

@@ -294,6 +294,63 @@ def em(model: FactorAnalysis, x: Tensor, num_steps: int) -> tuple[FactorAnalysis
     return model, torch.stack(evidence)
 
 
+def ppca(x: Tensor, num_latents: int, *, log_var: float | None = None) -> FactorAnalysis:
+    r"""Probabilistic PCA: the model of one noise variance with the highest evidence, in closed form.
+
+    Let :math:`\lambda_1 \ge \dots \ge \lambda_D` be the eigenvalues of the data's covariance (with 1/N) and
+    :math:`u_1, u_2, \dots` its eigenvectors. The evidence is greatest at
+
+    .. math:: b = \frac1N \sum_n x_n, \qquad w_j = u_j \sqrt{\max(\lambda_j - \sigma^2, 0)}, \qquad
+        \sigma^2 = \frac{1}{D - J} \sum_{j > J} \lambda_j
+
+    with :math:`w_j` the columns of W. A variance that is given takes the place of the last equation. Then a column is
+    zero exactly where :math:`\lambda_j \le \sigma^2`: the data leave that latent unused, and its posterior is its prior.
+    Any rotation W R of the latents has the same evidence. This one makes the posterior's covariance diagonal, with
+    variances :math:`\min(\sigma^2 / \lambda_j, 1)`.
+
+    Args:
+        x: data, (N, D).
+        num_latents: J, from 1 to D - 1, or to D where the variance is given.
+        log_var: logarithm of a given noise variance; without it, the best one is found.
+
+    Returns:
+        The model, with the columns of W in the order of their eigenvalues, (D, J), each with its largest entry
+        positive, and the log-variance D times, (D,).
+
+    Raises:
+        ValueError: if x is not (N, D), J is out of range, or the data lie in J dimensions, where the evidence has no
+            maximum.
+
+    Source: Tipping and Bishop (1999), equations (7) and (8) and appendix A.
+
+    >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # eigenvalues 2 and 1/2
+    >>> model = ppca(x, 1)
+    >>> model.weight.square().sum(), model.log_var.exp()  # 2 - 1/2, and what is left over
+    (tensor(1.5000), tensor([0.5000, 0.5000]))
+    """
+    if x.dim() != 2 or len(x) == 0:
+        raise ValueError(f"x must have shape (N, D) with at least one row, got {tuple(x.shape)}")
+    num_dims = x.shape[1]
+    if not 1 <= num_latents < num_dims + (log_var is not None):
+        raise ValueError(
+            f"num_latents must be from 1 to D - 1, or D with a given log_var: {num_latents}, D = {num_dims}"
+        )
+    centred = x - x.mean(0)
+    eigenvalues, eigenvectors = (part.flip(-1) for part in torch.linalg.eigh(centred.mT @ centred / len(x)))
+    if log_var is not None:
+        variance = x.new_tensor(log_var).exp()
+    else:
+        variance = eigenvalues[num_latents:].mean()
+        if variance <= num_dims * torch.finfo(x.dtype).eps * eigenvalues[0]:
+            raise ValueError(
+                f"x lies in num_latents = {num_latents} dimensions: without noise its evidence is unbounded"
+            )
+    weight = eigenvectors[:, :num_latents] * (eigenvalues[:num_latents] - variance).clamp(min=0).sqrt()
+    largest = weight.gather(0, weight.abs().argmax(0, keepdim=True))  # (1, J)
+    weight = torch.where(largest < 0, -weight, weight)  # an eigenvector's sign is arbitrary: settle it
+    return FactorAnalysis(weight, x.mean(0), variance.log().expand(num_dims))
+
+
 def _posterior_precision(model: FactorAnalysis) -> Tensor:
     """Inverse covariance of the posterior, I + W^T Psi^-1 W, (J, J)."""
     scaled = model.weight * torch.exp(-0.5 * model.log_var)[:, None]
