@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"gradients", "models"},
     "data": set(),
     "figures": set(),
+    "train": {"data", "models", "training"},
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

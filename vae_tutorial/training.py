@@ -12,6 +12,12 @@ a minus sign turns a bound into a loss, because PyTorch's optimizers minimise.
 The whole data set stays in memory as one tensor (bytes for images) on the training device, and a batch is an index into
 it. All randomness comes from one generator, whose state is part of the checkpoint: a run that was killed and resumed
 ends with the very bits of a run that was not.
+
+**Several processes** may train one model, each on a device of its own: under ``torchrun``, or wherever
+:mod:`torch.distributed` is initialised, every process calls :func:`fit` with the same arguments. All hold the data and
+draw the same order, the same preprocessing and the same noise of the latents for the *joint* batch of B data points;
+each computes the bound of its share, and torch's ``DistributedDataParallel`` averages the gradients. The run is that
+of one process, but for the order in which floating-point numbers are added.
 """
 
 import copy
@@ -28,8 +34,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from vae_tutorial.models import VAE, ElboTerms
@@ -82,7 +90,7 @@ def fit(
     preprocess: Callable[..., Tensor] | None = None,
     device: torch.device | str | None = None,
     precision: torch.dtype = torch.float32,
-    compile: bool = False,
+    compile: bool | str = False,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     beta: float = 1.0,
@@ -104,7 +112,7 @@ def fit(
         x: training data, (N, \*D), bytes or floats; what the likelihood describes, after ``preprocess``.
         num_epochs: passes over the data.
         x_test: test data, (M, \*D), evaluated after each epoch exactly as given.
-        batch_size: B, at most N.
+        batch_size: B, at most N; of several processes together, so a multiple of their number.
         learning_rate: Adam's step size.
         schedule: factor on the learning rate as a function of the fraction of training done, such as
             :func:`warmup_cosine`; constant without it.
@@ -114,8 +122,9 @@ def fit(
         device: where to train; by default where the model is.
         precision: the networks' arithmetic: ``torch.float32``, or ``torch.bfloat16`` by autocast. The bound itself is
             always computed in the model's own precision.
-        compile: compile the two networks with ``torch.compile``.
-        checkpoint: file to write after each epoch and to resume from.
+        compile: compile the two networks with ``torch.compile``; a string is its mode, such as ``"reduce-overhead"``
+            for captured CUDA graphs.
+        checkpoint: file to write after each epoch and to resume from; of several processes only the first writes.
         progress: show a progress bar.
         beta: weight of the KL; with any other than 1 what is maximised, reconstruction - beta kl, is not the ELBO.
             The history keeps the KL itself.
@@ -143,11 +152,13 @@ def fit(
     2
     """
     if compile:
-        model.encoder.compile()
-        model.decoder.compile()
+        mode = compile if isinstance(compile, str) else None
+        model.encoder.compile(mode=mode)
+        model.decoder.compile(mode=mode)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     loop = _Loop(
         model=model.to(device),
+        objective=_objective(model),
         average=None if ema_decay is None else AveragedModel(model, multi_avg_fn=_ema(ema_decay)),
         x=x.to(device),
         optimizer=torch.optim.AdamW(_parameter_groups(model, weight_decay), learning_rate, fused=True),
@@ -169,20 +180,23 @@ def fit(
     history = History([], [], [], [], [])
     if path is not None and path.exists():
         history = _resume(loop, settings, x_test, num_epochs, path)
+    _check_agreement(settings, history)
     best = _best_weights(path, history, beta) if patience is not None else None
     with _progress_bar(loop, num_epochs, len(history.seconds), progress) as bar:
         while len(history.seconds) < num_epochs and not _is_stalled(history, beta, patience):
             start = time.perf_counter()
             train = _train_epoch(loop, len(history.seconds), bar)
             seconds = time.perf_counter() - start
-            test = None if x_test is None else average_terms(loop.evaluated, x_test, precision=precision)
+            test = None if x_test is None else _test(loop, x_test)
             _append(history, train, test, seconds)
             if test is not None and _epochs_since_best(history, beta) == 0:
                 best = copy.deepcopy(loop.evaluated.state_dict()) if patience is not None else None
-                if path is not None:
+                if path is not None and _processes().this == 0:
                     save_run(best_path(path), loop.evaluated, history, dtype=None, epochs=len(history.seconds))
-            if path is not None:
+            if path is not None and _processes().this == 0:
                 _save_checkpoint(loop, settings, history, path)
+    if _processes().number > 1:  # nobody reads a file that the first process has not finished
+        distributed.barrier()
     model.load_state_dict(best or loop.evaluated.state_dict())
     model.eval()
     return history
@@ -242,7 +256,7 @@ def average_terms(
     total = torch.zeros(2, dtype=torch.float64, device=parameter.device)
     for batch in x.split(batch_size):
         batch = batch.to(parameter.device, parameter.dtype)
-        with _autocast(parameter.device, precision):
+        with _arithmetic(model, precision):
             terms = model.elbo_terms(batch, generator=generator)
         total += torch.stack(terms).double().sum(-1)
     return ElboTerms(*(total / len(x)).cpu())
@@ -339,6 +353,7 @@ class _Loop:
     """What one training step needs, from the model to the precision."""
 
     model: VAE
+    objective: nn.Module
     average: AveragedModel | None
     x: Tensor
     optimizer: torch.optim.Optimizer
@@ -359,6 +374,60 @@ class _Loop:
         return self.model if self.average is None else cast(VAE, self.average.module)
 
 
+class _Objective(nn.Module):
+    """The batch means of the bound's two terms, (2,), as what a module returns: DistributedDataParallel wraps a module."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.stack(self.model.elbo_terms(x, generator=generator)).mean(-1)
+
+
+class _ShareOfObjective(_Objective):
+    """The objective of this process's share of the joint batch x: its mean over the processes is the joint objective."""
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        number, this = _processes()
+        with _ShareOfNoise():
+            return super().forward(x.chunk(number)[this], generator)
+
+
+class _ShareOfNoise(TorchFunctionMode):
+    """``torch.randn`` draws noise (K, B, J) for the joint batch and returns the share that goes with this process's data."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not torch.randn:
+            return function(*args, **(kwargs or {}))
+        num_samples, num_data, *rest = args
+        number, this = _processes()
+        return torch.randn(num_samples, num_data * number, *rest, **kwargs).chunk(number, 1)[this]
+
+
+class _Processes(NamedTuple):
+    number: int  # how many train together
+    this: int  # which of them this one is
+
+
+def _processes() -> _Processes:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return _Processes(1, 0)
+    return _Processes(distributed.get_world_size(), distributed.get_rank())
+
+
+def _objective(model: VAE) -> nn.Module:
+    return _Objective(model) if _processes().number == 1 else DistributedDataParallel(_ShareOfObjective(model))
+
+
+def _average_over_processes(values: Tensor) -> Tensor:
+    """The mean over the processes, in place: the same bits in each of them."""
+    number, _ = _processes()
+    if number > 1:
+        distributed.all_reduce(values.div_(number))
+    return values
+
+
 def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
     """One pass over the data: the bound's two terms at every step, (num_steps, 2)."""
     loop.model.train()
@@ -369,7 +438,7 @@ def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
         rate = loop.rate(epoch + step / loop.num_steps)
         terms[step] = _train_step(loop, _batch(loop, loop.x[index]), rate)
         if step + 1 - checked == CHECK_EVERY or step + 1 == loop.num_steps:
-            latest = terms[checked : step + 1]
+            latest = _average_over_processes(terms[checked : step + 1])
             _check_finite(latest, epoch, checked, loop)
             bar.set_postfix_str("reconstruction {:.1f}, kl {:.1f}".format(*latest.mean(0).tolist()), refresh=False)
             bar.update(len(latest))
@@ -383,8 +452,8 @@ def _train_step(loop: _Loop, x: Tensor, rate: float) -> Tensor:
     """One step uphill: the batch means of the bound's two terms, (2,), without a gradient."""
     for group in loop.optimizer.param_groups:
         group["lr"] = rate
-    with _autocast(x.device, loop.precision):
-        terms = torch.stack(loop.model.elbo_terms(x, generator=loop.generator)).mean(-1)
+    with _arithmetic(loop.model, loop.precision):
+        terms = loop.objective(x, loop.generator)
     loss = loop.beta * terms[1] - terms[0]  # minus the ELBO where beta is 1: kl - reconstruction
     loop.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -399,6 +468,12 @@ def _batch(loop: _Loop, x: Tensor) -> Tensor:
     if loop.preprocess is not None:
         x = loop.preprocess(x, generator=loop.generator)
     return x.to(next(loop.model.parameters()).dtype)
+
+
+def _test(loop: _Loop, x_test: Tensor) -> ElboTerms:
+    """The terms on the test set. Every process computes them all; early stopping must be decided alike everywhere."""
+    terms = average_terms(loop.evaluated, x_test, precision=loop.precision)
+    return ElboTerms(*_average_over_processes(torch.stack(terms).to(loop.x.device)).cpu())
 
 
 def _append(history: History, train: Tensor, test: ElboTerms | None, seconds: float) -> None:
@@ -489,6 +564,9 @@ def _check_fit(
         loop.model.check_data(x_test)
     if loop.batch_size > len(loop.x):
         raise ValueError(f"batch_size {loop.batch_size} is larger than the set of {len(loop.x)} data points")
+    if loop.batch_size % _processes().number:
+        number = _processes().number
+        raise ValueError(f"batch_size {loop.batch_size} cannot be shared by {number} processes: take a multiple of it")
     if checkpoint is not None and not checkpoint.parent.is_dir():
         raise FileNotFoundError(f"checkpoint is {os.fspath(checkpoint)!r}, and there is no such folder: make it first")
 
@@ -511,6 +589,21 @@ def _settings(
         "precision": str(loop.precision),
         "beta": loop.beta,
     }
+
+
+def _check_agreement(settings: dict[str, Any], history: History) -> None:
+    """Refuse processes that are not at one point of one run: they would wait for each other without end."""
+    number, _ = _processes()
+    if number == 1:
+        return
+    mine: dict[str, Any] = {**settings, "epochs done": len(history.seconds)}
+    told: list[dict[str, Any]] = [{} for _ in range(number)]
+    distributed.all_gather_object(told, mine)
+    differences = [
+        f"{key}: {[theirs[key] for theirs in told]}" for key in mine if any(t[key] != mine[key] for t in told)
+    ]
+    if differences:
+        raise ValueError(f"the processes were asked for different runs ({'; '.join(differences)})")
 
 
 def _save_checkpoint(loop: _Loop, settings: dict[str, Any], history: History, path: Path) -> None:
@@ -576,12 +669,15 @@ def _read(path: Path, keys: set[str]) -> dict[str, Any]:
 
 def _progress_bar(loop: _Loop, num_epochs: int, done: int, progress: bool) -> "tqdm[Any]":
     # Without a word on `disable`, tqdm obeys the environment variable TQDM_DISABLE.
-    options = {} if progress else {"disable": True}
+    options = {} if progress and _processes().this == 0 else {"disable": True}
     return tqdm(total=num_epochs * loop.num_steps, initial=done * loop.num_steps, unit="step", **options)
 
 
-def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+def _arithmetic(model: VAE, precision: torch.dtype) -> torch.autocast:
+    """In what precision a step's networks compute; captured graphs learn that they may overwrite the last step's tensors."""
+    if model.encoder._compiled_call_impl is not None:
+        torch.compiler.cudagraph_mark_step_begin()
+    return torch.autocast(next(model.parameters()).device.type, dtype=precision, enabled=precision != torch.float32)
 
 
 def _device_name(device: torch.device) -> str:

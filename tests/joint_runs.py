@@ -1,0 +1,203 @@
+"""Runs of ``fit`` for tests/test_distributed.py, which makes each in one process and in two that train together.
+
+As a program, ``python joint_runs.py FOLDER NUMBER THIS``, it is process THIS of NUMBER: it makes every run and writes what
+came of it to ``FOLDER/name-THIS.pt``.
+"""
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from oracles import randn
+from torch import Tensor, distributed
+
+from vae_tutorial import data, models, training
+
+
+class Interrupted(BaseException):
+    """What a run raises in the middle of an epoch."""
+
+
+def small(seed: int = 0) -> models.VAE:
+    torch.manual_seed(seed)
+    return models.mlp_vae((6,), num_latents=3, num_hidden=5).double()
+
+
+def greys(num_data: int) -> Tensor:
+    return (randn(num_data, 6, seed=1).sigmoid() * 255).to(torch.uint8)
+
+
+def bits(num_data: int) -> Tensor:
+    return (randn(num_data, 6, seed=2) > 0).double()
+
+
+def at_step(number: int, action: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A binarization that does something else at step ``number``; call 0 is the check of the first batch."""
+    calls = iter(range(10**9))
+
+    def preprocess(x: Tensor, *, generator: torch.Generator) -> Tensor:
+        x = data.binarize(x, generator=generator)
+        return action(x) if next(calls) == number else x
+
+    preprocess.__qualname__ = data.binarize.__qualname__
+    return preprocess
+
+
+def interrupt(x: Tensor) -> Tensor:
+    raise Interrupted
+
+
+def spoil(x: Tensor) -> Tensor:
+    """One data point that is not finite: in the share of the last process alone."""
+    return x.double().index_fill(0, torch.tensor([len(x) - 1]), math.nan)
+
+
+def result(model: models.VAE, x: Tensor, **settings: Any) -> dict[str, Any]:
+    """What a run leaves behind: the gradient of its last step, the weights, the history without its clock."""
+    history = training.fit(model, x, progress=False, **settings)._asdict()
+    history.pop("seconds")
+    return {
+        "gradient": {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "history": history,
+    }
+
+
+def failure(run: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        run()
+    except (ValueError, FloatingPointError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": None}
+
+
+LONG = {
+    "num_epochs": 4,
+    "batch_size": 8,
+    "learning_rate": 0.02,
+    "schedule": training.warmup_cosine,
+    "weight_decay": 0.1,
+    "ema_decay": 0.9,
+    "beta": 0.7,
+    "seed": 3,
+    "x_test": bits(7),
+}
+
+
+def one_step(folder: Path, this: int) -> dict[str, Any]:
+    return result(small(), greys(24), num_epochs=1, batch_size=24, preprocess=data.binarize)
+
+
+def one_step_of_a_linear_vae(folder: Path, this: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = models.linear_vae((6,), 2, model=models.GaussianVAE).double()
+    return result(model, randn(10, 6, seed=4), num_epochs=1, batch_size=10)
+
+
+def one_step_of_an_autoencoder(folder: Path, this: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = models.mlp_autoencoder((6,), num_latents=2, num_hidden=5, sigma=0.5).double()
+    return result(model, bits(12), num_epochs=1, batch_size=12)
+
+
+def long_run(folder: Path, this: int) -> dict[str, Any]:
+    """Other weights in every process, as if nobody had set a seed: those of the first count."""
+    return result(small(seed=this), greys(27), preprocess=data.binarize, checkpoint=folder / "long.pt", **LONG)
+
+
+def resumed_run(folder: Path, this: int) -> dict[str, Any]:
+    """The same, interrupted in the second step of the third epoch and taken up with other weights."""
+    checkpoint = folder / "resumed.pt"
+    with contextlib.suppress(Interrupted):
+        training.fit(
+            small(), greys(27), preprocess=at_step(8, interrupt), checkpoint=checkpoint, progress=False, **LONG
+        )
+    return result(small(seed=9), greys(27), preprocess=data.binarize, checkpoint=checkpoint, **LONG)
+
+
+def half_a_run(folder: Path, this: int) -> dict[str, Any]:
+    settings = {"num_epochs": 2, "batch_size": 8, "checkpoint": folder / "half.pt"}
+    return result(small(), greys(24), preprocess=data.binarize, **settings)
+
+
+def patient_run(folder: Path, this: int) -> dict[str, Any]:
+    """A large step on few data: the test objective soon falls."""
+    settings = {"num_epochs": 40, "batch_size": 8, "learning_rate": 0.1, "x_test": bits(30), "patience": 3}
+    return result(small(), greys(16), preprocess=data.binarize, checkpoint=folder / "patient.pt", **settings)
+
+
+def compiled_run(folder: Path, this: int) -> dict[str, Any]:
+    """Two bare linear maps need no compiler for C++."""
+    torch.manual_seed(0)
+    model = models.VAE(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6), (6,)).double()
+    return result(model, bits(16), num_epochs=2, batch_size=8, compile=True)
+
+
+def odd_batch(folder: Path, this: int) -> dict[str, Any]:
+    return failure(lambda: training.fit(small(), bits(9), num_epochs=1, batch_size=3, progress=False))
+
+
+def other_seeds(folder: Path, this: int) -> dict[str, Any]:
+    return failure(lambda: training.fit(small(), bits(8), num_epochs=1, batch_size=4, seed=this, progress=False))
+
+
+def spoilt_run(folder: Path, this: int) -> dict[str, Any]:
+    preprocess, checkpoint = at_step(5, spoil), folder / "spoilt.pt"
+    settings = {"num_epochs": 3, "batch_size": 8, "preprocess": preprocess, "checkpoint": checkpoint}
+    return failure(lambda: training.fit(small(), greys(24), progress=False, **settings))
+
+
+def shown_run(folder: Path, this: int) -> dict[str, Any]:
+    """Who writes files, and who shows a bar."""
+    bars: list[bool] = []
+    written: list[str] = []
+    bar, write = training.tqdm, training._write
+    training.tqdm = lambda **options: (
+        bars.append(not options.get("disable", False)) or bar(**{**options, "disable": True})
+    )
+    training._write = lambda path, content: written.append(path.name) or write(path, content)
+    try:
+        settings = {"num_epochs": 1, "batch_size": 8, "x_test": bits(5), "checkpoint": folder / "shown.pt"}
+        training.fit(small(), bits(8), **settings)
+    finally:
+        training.tqdm, training._write = bar, write
+    return {"bars": bars, "written": written}
+
+
+RUNS = {
+    run.__name__: run
+    for run in (
+        one_step,
+        one_step_of_a_linear_vae,
+        one_step_of_an_autoencoder,
+        long_run,
+        resumed_run,
+        half_a_run,
+        patient_run,
+        compiled_run,
+        odd_batch,
+        other_seeds,
+        spoilt_run,
+        shown_run,
+    )
+}
+
+
+def main(folder: Path, number: int, this: int) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    meeting = f"file://{(folder / 'meeting').as_posix()}"
+    distributed.init_process_group("gloo", init_method=meeting, world_size=number, rank=this)
+    for name, run in RUNS.items():
+        torch.save(run(folder, this), folder / f"{name}-{this}.pt")
+        distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
