@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "models": BASE,
     "training": BASE | {"gradients", "models"},
     "evaluation": BASE | {"gradients", "models"},
+    "audit": {"gaussian", "likelihoods"},
     "data": set(),
     "figures": set(),
     "train": {"data", "models", "training"},

@@ -1,0 +1,394 @@
+"""audit: a zoo of losses as people write them, each with what it is; random right ones and random wrong ones.
+
+The zoo's entries know what they are because they were built that way. The expected beta is typed from the algebra at the
+head of the module, never taken from an audit. Nothing here shares code with the audit.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, ContinuousBernoulli, Independent, Laplace, Normal, kl_divergence
+
+from vae_tutorial import audit, gaussian, likelihoods
+from vae_tutorial.audit import BETA, CORRECT, LIMITED, OTHER, SCALED, UNKNOWN, WRONG
+
+B, SHAPE, D, J = 4, (1, 4, 5), 20, 3
+RIGHT = (CORRECT, SCALED)
+run = functools.partial(audit.audit, data_shape=SHAPE, num_latents=J, batch_size=B)
+
+bce = functools.partial(F.binary_cross_entropy, reduction="sum")
+logits_bce = functools.partial(F.binary_cross_entropy_with_logits, reduction="sum")
+mse = functools.partial(F.mse_loss, reduction="sum")
+l1 = functools.partial(F.l1_loss, reduction="sum")
+
+
+def kl(mu: Tensor, log_var: Tensor) -> Tensor:
+    """Summed over everything, as in most code."""
+    return -0.5 * torch.sum(1 + log_var - mu.pow(2) - log_var.exp())
+
+
+def kl_each(mu: Tensor, log_var: Tensor) -> Tensor:  # (B, J)
+    return 0.5 * (mu**2 + log_var.exp() - log_var - 1)
+
+
+class Case(NamedTuple):
+    """A loss, the verdicts that are right for it, and whatever else the report must say."""
+
+    loss: Callable[..., Any]
+    verdicts: str | tuple[str, ...]
+    beta: float | None = None
+    says: tuple[str, ...] = ()
+
+
+def sigma_vae(x, y, mu, s):
+    variance = (x - y).square().mean()
+    return 0.5 * D * B * variance.log() + kl(mu, s)
+
+
+def draws_inside(x, y, mu, s):
+    return bce(y, torch.bernoulli(x)) + kl(mu, s) + 1e-3 * torch.randn(())
+
+
+class Annealed:
+    """The KL's weight grows with every call."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def __call__(self, x, y, mu, s):
+        self.step += 1
+        return bce(y, x) + min(1.0, self.step / 10000) * kl(mu, s)
+
+
+def mmd(z: Tensor) -> Tensor:
+    def kernel(a, b):
+        return torch.exp(-(a[:, None] - b[None]).square().sum(-1) / 2).mean()
+
+    prior = torch.linspace(-1, 1, z.numel(), dtype=z.dtype).reshape(z.shape)
+    return kernel(z, z) + kernel(prior, prior) - 2 * kernel(z, prior)
+
+
+def in_place(x, y, mu, s):
+    s.mul_(0.5)
+    return bce(y, x) + kl(mu, s)
+
+
+def fixed_shape(x, y, mu, s):
+    return bce(y.view(4, 20), x.view(4, 20)) / 4 + kl(mu.view(4, 3), s.view(4, 3)) / 4
+
+
+def straight_through(x, y, mu, s):
+    term = kl(mu, s)
+    return bce(y, x) + (10 * term).detach() + term - term.detach()
+
+
+def torch_kl(x, y, mu, s):
+    q, p = Normal(mu, torch.exp(0.5 * s)), Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    return (-Bernoulli(logits=y).log_prob(x).flatten(1).sum(1) + kl_divergence(q, p).sum(1)).mean()
+
+
+def independent(x, y, mu, s):
+    q = Independent(Normal(mu, F.softplus(s)), 1)
+    p = Independent(Normal(torch.zeros(J), torch.ones(J)), 1)
+    return (-Normal(y, 1.0).log_prob(x).flatten(1).sum(1) + kl_divergence(q, p)).mean()
+
+
+def float32_only(x, y, mu, s):
+    return bce(y.float(), x.float()) + kl(mu.float(), s.float())
+
+
+def half_only(x, y, mu, s):
+    return logits_bce(y.bfloat16(), x.bfloat16()) + kl(mu.bfloat16(), s.bfloat16())
+
+
+def one_latent(x, y, mu, s):
+    return bce(y, x) + kl(mu[:, 0], s[:, 0])
+
+
+def masked(x, y, mu, s):
+    return bce(y[..., 1:], x[..., 1:]) + kl(mu, s)
+
+
+def learned_scale(scale: float) -> Callable[..., Tensor]:
+    log_scale = nn.Parameter(torch.tensor([math.log(scale)], dtype=torch.float64))
+
+    def loss(x, y, mu, s):
+        log_p = Normal(y, log_scale.exp()).log_prob(x).sum(dim=(1, 2, 3))
+        return (kl_each(mu, s).sum(1) - log_p).mean()
+
+    return loss
+
+
+def geco(x, y, mu, s):
+    return kl(mu, s) + 5 * F.relu(mse(y, x) - 0.5)
+
+
+def adaptive(x, y, mu, s):
+    return mse(y, x) + (mse(y, x) / kl(mu, s)).detach() * kl(mu, s)
+
+
+def smoothed(x, y, mu, s):
+    return bce(y, 0.9 * x + 0.05) + kl(mu, s)
+
+
+def reverse_kl(x, y, mu, s):
+    q, p = Normal(mu, torch.exp(0.5 * s)), Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    return logits_bce(y, x) + kl_divergence(p, q).sum()
+
+
+def prior_kl(mean: float, sd: float) -> Callable[..., Tensor]:
+    def loss(x, y, mu, s):
+        q, p = Normal(mu, torch.exp(0.5 * s)), Normal(torch.full_like(mu, mean), torch.full_like(mu, sd))
+        return logits_bce(y, x) + kl_divergence(q, p).sum()
+
+    return loss
+
+
+def eps_bce(eps: float) -> Callable[..., Tensor]:
+    def loss(x, y, mu, s):
+        return -(x * (y + eps).log() + (1 - x) * (1 - y + eps).log()).sum() + kl(mu, s)
+
+    return loss
+
+
+def clamped_bce(x, y, mu, s):
+    y = y.clamp(1e-7, 1 - 1e-7)
+    return -(x * y.log() + (1 - x) * (1 - y).log()).sum() + kl(mu, s)
+
+
+def perceptual(x, y, mu, s):
+    kernel = torch.tensor([[[[1.0, -1.0], [0.5, 2.0]]]], dtype=x.dtype)
+    return mse(F.conv2d(y, kernel), F.conv2d(x, kernel)) + kl(mu, s)
+
+
+def by_batch_size(x, y, mu, s):
+    return (bce(y, x) + (len(x) / 60000) * kl(mu, s)) / len(x)
+
+
+def importance_of_ink(x, y, mu, s):
+    return F.binary_cross_entropy(y, x, weight=1 + 4 * x, reduction="sum") + kl(mu, s)
+
+
+def mixed_sigma(x, y, mu, s):  # s read as sigma in one term and as log sigma^2 in the other
+    return bce(y, x) - 0.5 * torch.sum(1 + s - mu**2 - s**2)
+
+
+def mse_to_prior(x, y, mu, s):
+    return mse(y, x) + mse(mu, torch.zeros_like(mu)) + mse(s, torch.zeros_like(s))
+
+
+def both_terms_as_tuple(x, y, mu, s):
+    recon, divergence = bce(y, x), kl(mu, s)
+    return recon + divergence, recon.item(), divergence.item()
+
+
+ZOO: dict[str, Case] = {
+    # --- right ones ---
+    "PyTorch's example": Case(lambda x, y, m, s: bce(y, x) + kl(m, s), SCALED, 1, ("log sigma^2", "probabilities")),
+    "mean over the batch": Case(lambda x, y, m, s: (logits_bce(y, x) + kl(m, s)) / len(x), CORRECT, 1, ("logits",)),
+    "flattened by the loss": Case(lambda x, y, m, s: bce(y.view(-1, D), x.view(-1, D)) + kl(m, s), SCALED, 1),
+    "flat decoder output": Case(lambda x, y, m, s: bce(y, x.view(-1, D)) + kl(m, s), SCALED, 1, ("(B, D)",)),
+    "one per example": Case(
+        lambda x, y, m, s: F.binary_cross_entropy(y, x, reduction="none").sum((1, 2, 3)) + kl_each(m, s).sum(1),
+        CORRECT, 1, ("per example",),
+    ),
+    "torch.distributions": Case(torch_kl, CORRECT, 1, ("refused", "logits")),
+    "softplus sigma, unit Gaussian": Case(independent, CORRECT, 1, ("softplus", "variance 1")),
+    "half squared error": Case(lambda x, y, m, s: 0.5 * mse(y, x) + kl(m, s), SCALED, 1, ("Gaussian", "left out")),
+    "learned scale at 1": Case(learned_scale(1.0), CORRECT, 1, ("variance 1", "normaliser is there")),
+    "learned scale at 0.3": Case(learned_scale(0.3), CORRECT, 1, ("variance 0.09", "normaliser")),
+    "absolute error": Case(lambda x, y, m, s: l1(y, x) + kl(m, s), SCALED, 1, ("Laplace", "scale 1")),
+    "Laplace with its normaliser": Case(
+        lambda x, y, m, s: -Laplace(y, 0.25).log_prob(x).sum() + kl(m, s), SCALED, 1, ("scale 0.25",)
+    ),
+    "continuous Bernoulli": Case(
+        lambda x, y, m, s: -ContinuousBernoulli(logits=y).log_prob(x).sum() + kl(m, s), SCALED, 1, ("continuous",)
+    ),
+    "continuous Bernoulli, probabilities": Case(
+        lambda x, y, m, s: -ContinuousBernoulli(y).log_prob(x).sum() + kl(m, s), SCALED, 1, ("continuous",)
+    ),
+    "this package's own": Case(
+        lambda x, y, m, s: -(likelihoods.bernoulli(x, y) - gaussian.kl_to_standard_normal(m, s)).mean(), CORRECT, 1
+    ),
+    "second output is sigma": Case(
+        lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s**2 - torch.log(s**2) - 1), SCALED, 1, ("mu + second * eps",)
+    ),
+    "second output is sigma^2": Case(
+        lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s - torch.log(s) - 1), SCALED, 1, ("sqrt",)
+    ),
+    "second output is log sigma": Case(
+        lambda x, y, m, s: bce(y, x) + torch.sum(0.5 * m**2 + 0.5 * (2 * s).exp() - s - 0.5), SCALED, 1, ("log sigma;",)
+    ),
+    "a common factor": Case(lambda x, y, m, s: 1e-3 * (bce(y, x) + kl(m, s)), SCALED, 1),
+    "both divided by the pixels": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)) / len(x) / D, SCALED, 1),
+    "mean over pixels, KL over the same": Case(
+        lambda x, y, m, s: F.binary_cross_entropy(y, x) + kl(m, s) / len(x) / math.prod(x.shape[1:]), SCALED, 1
+    ),
+    "a constant added": Case(lambda x, y, m, s: bce(y, x) + kl(m, s) + 7.5, SCALED, 1),
+    "the KL's -1 forgotten": Case(
+        lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(s - m**2 - s.exp()), SCALED, 1, ("constant",)
+    ),
+    "a term in the targets alone": Case(
+        lambda x, y, m, s: bce(y, x) + 3 * x.sum() + kl(m, s), SCALED, 1, ("x alone",)
+    ),
+    "tuple": Case(both_terms_as_tuple, SCALED, 1, ("first of 3",)),
+    "dictionary": Case(lambda x, y, m, s: {"loss": bce(y, x) + kl(m, s), "kl": 0.0}, SCALED, 1, ("dictionary",)),
+    "fixed shape": Case(fixed_shape, CORRECT, 1, ("refuses",)),
+    "float32 inside": Case(float32_only, SCALED, 1, ("float32",)),
+    "sigmoid inside": Case(lambda x, y, m, s: bce(y.sigmoid(), x) + kl(m, s), SCALED, 1, ("logits",)),
+    "squared error on a sigmoid": Case(lambda x, y, m, s: 0.5 * mse(y.sigmoid(), x) + kl(m, s), SCALED, 1, ("sigmoid",)),
+    "Poisson": Case(lambda x, y, m, s: F.poisson_nll_loss(y, x, reduction="sum") + kl(m, s), SCALED, 1, ("Poisson",)),
+    # --- another beta ---
+    "mean over everything": Case(lambda x, y, m, s: F.binary_cross_entropy(y, x) + kl(m, s) / len(x), BETA, D),
+    "mean and mean": Case(
+        lambda x, y, m, s: F.binary_cross_entropy(y, x) - 0.5 * torch.mean(1 + s - m**2 - s.exp()), BETA, D / J
+    ),
+    "KL averaged over latents": Case(
+        lambda x, y, m, s: bce(y, x) / len(x) + kl_each(m, s).mean(1).mean(0), BETA, 1 / J, ("KL mean",)
+    ),
+    "KL averaged over the batch only": Case(
+        lambda x, y, m, s: bce(y, x) + kl(m, s) / len(x), BETA, 1 / B, ("batch size",)
+    ),
+    "reconstruction mean, KL sum": Case(
+        lambda x, y, m, s: F.binary_cross_entropy(y, x) + kl(m, s), BETA, B * D, ("batch size",)
+    ),
+    "squared error without the half": Case(lambda x, y, m, s: mse(y, x) + kl(m, s), BETA, 0.5, ("variance 0.5",)),
+    "mean squared error": Case(lambda x, y, m, s: F.mse_loss(y, x) + kl(m, s) / len(x), BETA, D / 2),
+    "kld_weight 0.00025": Case(
+        lambda x, y, m, s: F.mse_loss(y, x) + 0.00025 * kl_each(m, s).sum(1).mean(0), BETA, 0.00025 * D / 2
+    ),
+    "KL times 0.1": Case(lambda x, y, m, s: bce(y, x) + 0.1 * kl(m, s), BETA, 0.1),
+    "beta 4": Case(lambda x, y, m, s: logits_bce(y, x) + 4 * kl(m, s), BETA, 4),
+    "beta 0.999": Case(lambda x, y, m, s: bce(y, x) + 0.999 * kl(m, s), BETA, 0.999),
+    "beta 1.00001": Case(lambda x, y, m, s: bce(y, x) + 1.00001 * kl(m, s), BETA, 1.00001),
+    "beta 0.999 in float32": Case(lambda x, y, m, s: float32_only(x, y, m, s) - 0.001 * kl(m, s).float(), BETA, 0.999),
+    "half forgotten in the KL": Case(lambda x, y, m, s: bce(y, x) - torch.sum(1 + s - m**2 - s.exp()), BETA, 2),
+    "weight by batch size": Case(by_batch_size, BETA, B / 60000, ("batch size",)),
+    "hard-coded batch size": Case(lambda x, y, m, s: F.binary_cross_entropy(y, x) * D + kl(m, s) / 4, BETA, 1),
+    "hard-coded batch size, both": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)) / 4, RIGHT, 1),
+    # --- another objective ---
+    "free bits for each latent": Case(
+        lambda x, y, m, s: bce(y, x) + kl_each(m, s).clamp(min=0.25).sum(), OTHER, None, ("free bits", "0.25", "each latent")
+    ),
+    "free bits, mean over the batch first": Case(
+        lambda x, y, m, s: bce(y, x) / len(x) + kl_each(m, s).mean(0).clamp(min=0.5).sum(),
+        OTHER, None, ("free bits", "0.5", "averaged over the batch"),
+    ),
+    "free bits for each example": Case(
+        lambda x, y, m, s: bce(y, x) + kl_each(m, s).sum(1).clamp(min=2.0).sum(), OTHER, None, ("free bits", " 2 nats", "example")
+    ),
+    "capacity": Case(
+        lambda x, y, m, s: bce(y, x) / len(x) + 30 * (kl(m, s) / len(x) - 5.0).abs(), OTHER, None, ("capacity", " 5 nats")
+    ),
+    "prior N(0, 4)": Case(prior_kl(0, 2), OTHER, 1, ("N(0, 4)",)),
+    "prior N(1, 1)": Case(prior_kl(1, 1), OTHER, 1, ("N(1, 1)",)),
+    "one prior for each latent": Case(
+        lambda x, y, m, s: bce(y, x) + kl(m - torch.arange(J, dtype=m.dtype), s), OTHER, None, ("each latent",)
+    ),
+    "ink weighs more": Case(importance_of_ink, OTHER, None, ("target",)),
+    "pixels weighted": Case(
+        lambda x, y, m, s: (torch.arange(1, D + 1).view(SHAPE) * (x - y) ** 2).sum() + kl(m, s), OTHER, None, ("weights",)
+    ),
+    "latents weighted": Case(
+        lambda x, y, m, s: bce(y, x) + (torch.tensor([1.0, 1.0, 2.0]) * kl_each(m, s)).sum(), OTHER, None, ("weights",)
+    ),
+    # --- part of the domain ---
+    "log sigma^2 clamped at 10": Case(lambda x, y, m, s: bce(y, x) + kl(m, s.clamp(-10, 10)), LIMITED, 1, ("10",)),
+    "log sigma^2 clamped at 2": Case(lambda x, y, m, s: bce(y, x) + kl(m, s.clamp(-2, 2)), (LIMITED, UNKNOWN)),
+    "log sigma^2 clamped at 1": Case(lambda x, y, m, s: bce(y, x) + kl(m, s.clamp(-1, 1)), (LIMITED, UNKNOWN)),
+    "epsilon 1e-8 in the logarithms": Case(eps_bce(1e-8), LIMITED, 1),
+    "epsilon 1e-10 in the logarithms": Case(eps_bce(1e-10), LIMITED, 1),
+    "epsilon 1e-3 in the logarithms": Case(eps_bce(1e-3), (LIMITED, UNKNOWN)),
+    "probabilities clamped at 1e-7": Case(clamped_bce, LIMITED, 1, ("1e-07",)),
+    "epsilon in log sigma^2": Case(
+        lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s**2 - torch.log(1e-8 + s**2) - 1), LIMITED
+    ),
+    "output clamped to (0, 1)": Case(lambda x, y, m, s: 0.5 * mse(y.clamp(0, 1), x) + kl(m, s), LIMITED, 1),
+    # --- wrong ---
+    "KL subtracted": Case(lambda x, y, m, s: bce(y, x) - kl(m, s), WRONG, None, ("sign",)),
+    "minus forgotten": Case(lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(1 + s - m**2 - s.exp()), WRONG, None, ("sign",)),
+    "the ELBO itself": Case(lambda x, y, m, s: -bce(y, x) - kl(m, s), WRONG, None, ("maximised",)),
+    "log-likelihood added": Case(lambda x, y, m, s: -bce(y, x) + kl(m, s), WRONG, None, ("sign",)),
+    "no KL": Case(lambda x, y, m, s: bce(y, x), WRONG, 0, ("missing",)),
+    "no reconstruction": Case(lambda x, y, m, s: kl(m, s), WRONG, None, ("missing",)),
+    "KL through item()": Case(lambda x, y, m, s: bce(y, x) + kl(m, s).item(), WRONG, None, ("detached",)),
+    "reconstruction detached": Case(lambda x, y, m, s: bce(y, x).detach() + kl(m, s), WRONG, None, ("detached",)),
+    "all without gradient": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)).detach(), WRONG, None, ("detached",)),
+    "mu detached in the KL": Case(lambda x, y, m, s: bce(y, x) + kl(m.detach(), s), WRONG, None, ("detached",)),
+    "value and gradient differ": Case(straight_through, WRONG, None, ("disagree",)),
+    "mu^2 forgotten": Case(lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 + s - s.exp()), WRONG),
+    "mu instead of mu^2": Case(lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 + s - m - s.exp()), (WRONG, UNKNOWN)),
+    "sigma^2 forgotten": Case(lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 + s - m**2), WRONG),
+    "log sigma^2 forgotten": Case(lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 - m**2 - s.exp()), WRONG),
+    "sign of mu^2": Case(lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 + s + m**2 - s.exp()), WRONG),
+    "half on one term only": Case(lambda x, y, m, s: bce(y, x) + torch.sum(m**2 + 0.5 * (s.exp() - s - 1)), WRONG),
+    "half forgotten in the logarithm": Case(
+        lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s**2 - torch.log(s) - 1), (WRONG, OTHER), None, ("half", "N(0, 0.5)")
+    ),
+    "square forgotten": Case(
+        lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s - torch.log(s**2) - 1), (WRONG, OTHER)
+    ),
+    "sigma and log sigma^2 mixed": Case(mixed_sigma, (WRONG, UNKNOWN)),
+    "exp(sigma)": Case(
+        lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 + s.square().log() - m**2 - s.exp()), (WRONG, UNKNOWN)
+    ),
+    "KL swapped": Case(reverse_kl, WRONG, None, ("wrong way",)),
+    "only one latent": Case(one_latent, WRONG, None, ("not in the KL",)),
+    "pixels ignored": Case(masked, WRONG, None, ("ignored",)),
+    "only the first example": Case(lambda x, y, m, s: bce(y[0], x[0]) + kl(m, s), WRONG, None, ("ignored",)),
+    "arguments swapped": Case(lambda x, y, m, s: bce(x, y) + kl(m, s), WRONG, None, ("swapped",)),
+    "arguments swapped, logits": Case(lambda x, y, m, s: logits_bce(x, y) + kl(m, s), (WRONG, UNKNOWN)),
+    "two sigmoids": Case(lambda x, y, m, s: logits_bce(y.sigmoid(), x) + kl(m, s), WRONG, None, ("twice",)),
+    "half of the cross-entropy": Case(lambda x, y, m, s: -(x * y.log()).sum() + kl(m, s), WRONG, None, ("(1 - x)",)),
+    "label smoothing": Case(smoothed, WRONG, None, ("0.05", "0.95")),
+    # --- not understood, and said so ---
+    "draws random numbers": Case(draws_inside, UNKNOWN, None, ("random",)),
+    "annealed": Case(Annealed(), UNKNOWN, None, ("counter",)),
+    "a Python number": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)).item(), UNKNOWN, None, ("float",)),
+    "a NumPy number": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)).detach().numpy(), UNKNOWN, None, ("ndarray",)),
+    "unreduced": Case(lambda x, y, m, s: F.binary_cross_entropy(y, x, reduction="none"), UNKNOWN, None, ("shape",)),
+    "dictionary without a loss": Case(lambda x, y, m, s: {"total": bce(y, x)}, UNKNOWN, None, ("entry",)),
+    "raises": Case(lambda x, y, m, s: x.no_such_method(), UNKNOWN, None, ("AttributeError",)),
+    "always nan": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)) * math.nan, UNKNOWN, None, ("nan",)),
+    "in place": Case(in_place, UNKNOWN, None, ("in place",)),
+    "interaction": Case(lambda x, y, m, s: bce(y, x) * (1 + kl(m, s)), UNKNOWN, None, ("depends on",)),
+    "adaptive weight": Case(adaptive, UNKNOWN),
+    "maximum mean discrepancy": Case(lambda x, y, m, s: mse(y, x) + mmd(m) + 0 * kl(m, s), (UNKNOWN, WRONG)),
+    "cosine": Case(
+        lambda x, y, m, s: -F.cosine_similarity(y.flatten(1), x.flatten(1)).sum() + kl(m, s), UNKNOWN, None, ("pixels of",)
+    ),
+    "root of the mean square": Case(lambda x, y, m, s: F.mse_loss(y, x).sqrt() + kl(m, s), UNKNOWN),
+    "perceptual": Case(perceptual, UNKNOWN, None, ("pixels of",)),
+    "sigma-VAE": Case(sigma_vae, UNKNOWN),
+    "Huber": Case(lambda x, y, m, s: F.smooth_l1_loss(y, x, reduction="sum") + kl(m, s), UNKNOWN, None, ("Huber",)),
+    "log-cosh": Case(lambda x, y, m, s: torch.log(torch.cosh(y - x)).sum() + kl(m, s), UNKNOWN, None, ("log-cosh",)),
+    "constrained reconstruction": Case(geco, UNKNOWN),
+    "squares to the prior": Case(mse_to_prior, (UNKNOWN, WRONG)),
+    "half precision": Case(half_only, UNKNOWN),
+    "softmax over pixels": Case(
+        lambda x, y, m, s: -(x.flatten(1) * y.flatten(1).log_softmax(1)).sum() + kl(m, s), UNKNOWN, None, ("pixels of",)
+    ),
+    "batch normalised KL": Case(
+        lambda x, y, m, s: bce(y, x) + kl((m - m.mean(0)) / m.std(0), s), (UNKNOWN, WRONG), None, ()
+    ),
+    "KL squared": Case(lambda x, y, m, s: bce(y, x) + kl(m, s) ** 2, UNKNOWN),
+    "logarithm of the KL": Case(lambda x, y, m, s: bce(y, x) + (1 + kl(m, s)).log(), UNKNOWN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo(name):
+    case = ZOO[name]
+    report = run(case.loss)
+    expected = (case.verdicts,) if isinstance(case.verdicts, str) else case.verdicts
+    assert report.verdict in expected, str(report)
+    if case.beta is not None:
+        assert report.beta == pytest.approx(case.beta, rel=1e-3 if "float32" in name else 1e-7), str(report)
+    for words in case.says:
+        assert words in str(report), str(report)
