@@ -24,14 +24,21 @@ on the chains they serve: they are tuned on other noise, then frozen.
 Shapes: x is (N, \*D), or (B, \*D) where a batch is meant. The results are in nats, one per data point; the caller averages.
 """
 
+import datetime
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from vae_tutorial import gaussian
+from vae_tutorial import bounds, gaussian
 from vae_tutorial.models import VAE
 
 MAX_NUMBERS = 2**22  # in one tensor that compares points with all posteriors
@@ -163,6 +170,39 @@ def active_units(mu: Tensor, *, threshold: float = 0.01) -> Tensor:
 
 
 @torch.no_grad()
+def log_aggregated_posterior(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    r"""Log-density of the aggregated posterior, the mixture of the posteriors of all data points, in nats.
+
+    .. math:: \log q(z) = \log \frac1N \sum_{n=1}^N N(z; \mu_n, \sigma_n^2)
+
+    Every point meets every posterior; the points come in chunks, so that memory grows with neither number.
+
+    Args:
+        z: points, (..., J).
+        mu: posterior mean of each data point, (N, J).
+        log_var: posterior log-variance of each data point, (N, J).
+
+    Returns:
+        Log-density, (...).
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Hoffman and Johnson (2016), section 2.
+
+    >>> mu, log_var = torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1)
+    >>> log_aggregated_posterior(torch.zeros(3, 1), mu, log_var)  # log N(1; 0, 1), from both sides
+    tensor([-1.4189, -1.4189, -1.4189])
+    """
+    _check_posteriors(mu, log_var)
+    if z.dim() == 0 or z.shape[-1] != mu.shape[1]:
+        raise ValueError(f"shapes do not fit: z {tuple(z.shape)}, mu {tuple(mu.shape)}; expected (..., J) and (N, J)")
+    chunks = z.reshape(-1, 1, mu.shape[1]).split(max(1, MAX_NUMBERS // mu.numel()))
+    log_q = [gaussian.log_prob(chunk, mu, log_var).logsumexp(-1) for chunk in chunks]  # (M, 1, J) -> (M,)
+    return torch.cat(log_q).view(z.shape[:-1]) - math.log(len(mu))
+
+
+@torch.no_grad()
 def aggregated_posterior_terms(
     mu: Tensor, log_var: Tensor, z: Tensor, log_weight: Tensor | None = None
 ) -> AggregatedPosteriorTerms:
@@ -211,7 +251,7 @@ def aggregated_posterior_terms(
     if log_weight is not None and log_weight.shape != z.shape[:1]:
         raise ValueError(f"shapes do not fit: z {tuple(z.shape)}, log_weight {tuple(log_weight.shape)}")
     zero = torch.zeros_like(mu)
-    log_q = _log_aggregated_posterior(z.flatten(0, 1), mu, log_var).view(z.shape[:2])  # (K, N)
+    log_q = log_aggregated_posterior(z, mu, log_var)  # (K, N)
     information = gaussian.log_prob(z, mu, log_var) - log_q
     marginal = log_q - gaussian.log_prob(z, zero, zero)
     averages = [_average(values, log_weight) for values in (information, marginal)]
@@ -306,13 +346,6 @@ def _axis(mu: Tensor, log_var: Tensor, num_points: int, num_sigma: float) -> tup
     zero = mu.new_zeros(1)
     log_q = gaussian.log_prob(points, mu[:, None], log_var[:, None])
     return log_q, gaussian.log_prob(points, zero, zero), (high - low) / (num_points - 1)
-
-
-def _log_aggregated_posterior(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """log q at the points z (M, J), in nats, (M,), a chunk of points at a time."""
-    chunks = z.split(max(1, MAX_NUMBERS // mu.numel()))
-    log_q = [gaussian.log_prob(chunk[:, None], mu, log_var).logsumexp(-1) for chunk in chunks]  # (M, N) -> (M,)
-    return torch.cat(log_q) - math.log(len(mu))
 
 
 def _average(values: Tensor, log_weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -520,6 +553,229 @@ def tune_step_size(
             step_size = step_size * torch.exp(0.5 * (acceptance - target))
         tuned[t] = step_size
     return tuned
+
+
+class Summary(NamedTuple):
+    """What importance sampling says of each data point, from one set of samples."""
+
+    kl: Tensor  # to the prior, in nats, (B,)
+    bounds: Tensor  # the K-sample bound for each K asked for, in nats, (len(num_samples), B)
+    effective_sample_size: Tensor  # of all the samples, (B,)
+
+
+@torch.no_grad()
+def summarize(
+    model: VAE,
+    x: Tensor,
+    *,
+    num_samples: Sequence[int],
+    chunk_size: int = 50,
+    generator: torch.Generator | None = None,
+) -> Summary:
+    r"""The K-sample bound for several K at once, from the samples of the largest, M.
+
+    .. math:: \widehat{\mathcal L}_K = \frac{1}{M / K} \sum_{g=1}^{M/K} \log \frac1K \sum_{k=1}^K w_{gk}
+
+    The M samples are dealt into M / K groups, so the estimates for small K are averages of many, and each is unbiased
+    for its own bound. K = 1 is the ELBO.
+
+    Args:
+        model: a VAE, on its device.
+        x: data, (B, \*D), bytes or floats.
+        num_samples: the K; each divides the largest.
+        chunk_size: samples drawn at once.
+        generator: source of the noise, on the model's device.
+
+    Returns:
+        ``Summary(kl, bounds, effective_sample_size)``.
+
+    Raises:
+        ValueError: if a K is below 1 or does not divide the largest, or for data that the model does not describe.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), section 3.
+
+    >>> from vae_tutorial import models
+    >>> summarize(models.linear_vae((4,), num_latents=2), torch.ones(3, 4), num_samples=[1, 10]).bounds.shape
+    torch.Size([2, 3])
+    """
+    if min(num_samples, default=0) < 1 or any(max(num_samples) % k for k in num_samples) or chunk_size < 1:
+        raise ValueError(
+            f"each of num_samples must divide the largest, got {list(num_samples)}, chunk_size {chunk_size}"
+        )
+    model.check_data(x)
+    model.eval()
+    x = x.to(next(model.parameters()))
+    chunks = [min(chunk_size, max(num_samples) - done) for done in range(0, max(num_samples), chunk_size)]
+    log_w = torch.cat([model.log_weights(x, k, generator=generator) for k in chunks])  # (M, B)
+    by_k = [bounds.iwae(log_w.unflatten(0, (k, -1))).mean(0) for k in num_samples]
+    kl = gaussian.kl_to_standard_normal(*model.encode(x))
+    return Summary(kl, torch.stack(by_k), bounds.effective_sample_size(log_w))
+
+
+def evaluate(
+    model: VAE,
+    x: Tensor,
+    path: str | os.PathLike[str],
+    *,
+    num_samples: Sequence[int] = (1, 10, 100, 1000, 5000),
+    num_annealed: int = 100,
+    simulated: tuple[Tensor, Tensor],
+    num_steps: int = 200,
+    num_chains: int = 5,
+    num_leapfrog: int = 5,
+    batch_size: int = 20,
+    seed: int = 0,
+    progress: bool = True,
+    **facts: Any,
+) -> dict[str, Any]:
+    r"""A full evaluation, recorded in one small file, batch by batch: a call that was interrupted goes on where it was.
+
+    Three parts: ``importance``, what :func:`summarize` finds for every data point; ``annealed``, log-weights of
+    :func:`ais` from the encoder's q for the first ``num_annealed`` of them; ``simulated``, on data drawn from the model
+    itself, log-weights of the chains in both directions, which enclose
+    the log-evidence in expectation.
+
+    The cost is one decoding for each sample of importance sampling, and for each chain of each direction
+    ``num_steps * num_leapfrog`` decodings with their gradient, each worth about three; the tuning of the step sizes costs
+    as much again.
+
+    Args:
+        model: a VAE, on its device.
+        x: data, (N, \*D), bytes or floats.
+        path: the file to write, and to resume from.
+        num_samples: the K of the bounds; each divides the largest.
+        num_annealed: how many of the data points are annealed.
+        simulated: a pair x (M, \*D) and z (M, J), drawn from the model.
+        num_steps: T, with the temperatures of :func:`temperatures`.
+        num_chains: chains for each data point.
+        num_leapfrog: leapfrog steps in one transition.
+        batch_size: data points at once.
+        seed: of the noise; every batch has its own generator.
+        progress: show a progress bar.
+        facts: anything worth recording: numbers and strings.
+
+    Returns:
+        The record: the three parts, each a dictionary of tensors whose last axis are the data points, ``seconds`` for
+        each part, ``settings`` and ``facts``.
+
+    Raises:
+        ValueError: if the file holds the record of another model or of other settings.
+
+    >>> import tempfile
+    >>> from vae_tutorial import models
+    >>> vae, z = models.linear_vae((4,), num_latents=2), torch.randn(3, 2)
+    >>> x = torch.bernoulli(vae.decode(z).sigmoid())
+    >>> few = {"num_samples": (1, 4), "num_annealed": 2, "num_steps": 3, "progress": False}
+    >>> record = evaluate(vae, torch.ones(5, 4), tempfile.mkdtemp() + "/record.pt", simulated=(x, z), **few)
+    >>> record["importance"]["bounds"].shape, record["annealed"]["log_w"].shape
+    (torch.Size([2, 5]), torch.Size([5, 2]))
+    """
+    annealing = {"betas": temperatures(num_steps), "num_leapfrog": num_leapfrog}
+    parts = {
+        "importance": (partial(_importance, model, num_samples), (x,)),
+        "annealed": (partial(_annealed, model, annealing, num_chains), (x[:num_annealed],)),
+        "simulated": (partial(_both_ways, model, annealing, num_chains), simulated),
+    }
+    settings = {
+        "weights": fingerprint(model),
+        "data": [len(x), num_annealed, len(simulated[0]), batch_size],
+        "num_samples": list(num_samples),
+        "annealing": [num_steps, num_chains, num_leapfrog],
+        "seed": seed,
+    }
+    record = _begin(Path(path), settings, model, facts)
+    batches = [(name, first) for name, (_, data) in parts.items() for first in range(0, len(data[0]), batch_size)]
+    for number, (name, first) in enumerate(tqdm(batches, unit="batch", **({} if progress else {"disable": True}))):
+        if record["done"].get(name, 0) <= first:
+            function, data = parts[name]
+            noise = torch.Generator(next(model.parameters()).device).manual_seed(1_000_000 * seed + number)
+            start, batch = time.perf_counter(), [part[first : first + batch_size] for part in data]
+            result = function(*batch, generator=noise)
+            _extend(record, name, result, len(batch[0]), time.perf_counter() - start)
+            _write(record, Path(path))
+    return record
+
+
+def fingerprint(model: VAE) -> float:
+    """One number that tells the weights of one training run from those of another: the sum of their absolute values.
+
+    Args:
+        model: a model, with weights of any shape.
+
+    Returns:
+        The sum, in double precision.
+
+    >>> from vae_tutorial import models
+    >>> fingerprint(models.linear_vae((4,), num_latents=2)) > 0
+    True
+    """
+    return sum(parameter.detach().double().abs().sum().item() for parameter in model.parameters())
+
+
+def _importance(model: VAE, num_samples: Sequence[int], x: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+    return summarize(model, x, num_samples=num_samples, generator=generator)._asdict()
+
+
+def _annealed(
+    model: VAE, annealing: dict[str, Any], num_chains: int, x: Tensor, *, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """AIS from the encoder's q, with step sizes tuned on the noise drawn before."""
+    with torch.no_grad():
+        start = model.encode(x.to(next(model.parameters())))
+    step_size = tune_step_size(model, x, start=start, num_chains=num_chains, generator=generator, **annealing)
+    path = {"start": start, "step_size": step_size, **annealing}
+    result = ais(model, x, num_chains=num_chains, generator=generator, **path)
+    return {"log_w": result.log_w, "acceptance": result.acceptance.mean(0)}
+
+
+def _both_ways(
+    model: VAE, annealing: dict[str, Any], num_chains: int, x: Tensor, z: Tensor, *, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """AIS and reverse AIS on pairs drawn from the model; every backward chain of a pair starts from its z."""
+    with torch.no_grad():
+        start = model.encode(x.to(next(model.parameters())))
+    step_size = tune_step_size(model, x, start=start, num_chains=num_chains, generator=generator, **annealing)
+    path = {"start": start, "step_size": step_size, "generator": generator, **annealing}
+    lower = ais(model, x, num_chains=num_chains, **path).log_w
+    return {"lower": lower, "upper": reverse_ais(model, x, z.expand(num_chains, *z.shape), **path).log_w}
+
+
+def _begin(path: Path, settings: dict[str, Any], model: VAE, facts: dict[str, Any]) -> dict[str, Any]:
+    """The record in the file, if it is of this evaluation; a new one where there is none."""
+    if path.exists():
+        record = torch.load(path, weights_only=True)
+        if not isinstance(record, dict) or record.get("settings") != settings:
+            raise ValueError(f"{path} holds the record of another evaluation: name another file, or delete it")
+        return record
+    device = next(model.parameters()).device
+    cuda = device.type == "cuda"
+    facts = {
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads",
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        **facts,
+    }
+    return {"settings": settings, "facts": facts, "done": {}, "seconds": {}}
+
+
+def _extend(record: dict[str, Any], name: str, result: dict[str, Tensor], size: int, seconds: float) -> None:
+    """Join the result of one batch to what its part of the record holds."""
+    part = record.setdefault(name, {})
+    for key, value in result.items():
+        part[key] = torch.cat([part[key], value.cpu()], -1) if key in part else value.cpu()
+    record["done"][name] = record["done"].get(name, 0) + size
+    record["seconds"][name] = record["seconds"].get(name, 0.0) + seconds
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        torch.save(record, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _Path(NamedTuple):
