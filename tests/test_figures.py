@@ -1,5 +1,6 @@
 """Figures: what is drawn is what was given, and it is labelled."""
 
+import itertools
 import re
 
 import matplotlib
@@ -463,3 +464,113 @@ def test_stacked_bars_stand_on_one_another():
 def test_bars_that_do_not_fit_are_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         figures.plot_stack(parts, xlabel="", ylabel="")
+
+
+# --- Autoencoders ----------------------------------------------------------------------------------------------------
+
+
+def edges_between_boxes(ax):
+    places = {text.get_position(): name for name, text in boxes(ax).items()}
+    return {(places[arrow.xyann], places[arrow.xy]) for arrow in ax.texts if isinstance(arrow, Annotation)}
+
+
+def test_the_autoencoder_leads_through_the_code_and_compares_both_ends():
+    ax = figures.plot_autoencoder((3, 8), 5)
+    shapes = {name: text.get_text().split("\n")[-1] for name, text in boxes(ax).items()}
+    assert shapes["$x$"] == shapes[r"$\hat x$"] == "(B, 3, 8)"
+    assert shapes["code $z$"] == "(B, 5)"
+    path = ["$x$", "encoder", "code $z$", "decoder", r"$\hat x$"]
+    assert edges_between_boxes(ax) == {
+        *itertools.pairwise(path),
+        ("$x$", "reconstruction"),
+        (r"$\hat x$", "reconstruction"),
+    }
+
+
+def test_the_map_shows_each_class_with_its_own_look_and_its_number_on_one_of_its_codes():
+    codes = torch.tensor([[0.0, 0.0], [5.0, 1.0], [1.0, 1.0], [0.0, 9.0], [2.0, 2.0]])
+    labels = torch.tensor([0, 1, 0, 2, 0])
+    ax = figures.plot_map(codes, labels, ["shoe", "coat", "bag"])
+    assert [line.get_xydata().tolist() for line in ax.lines] == [codes[labels == k].tolist() for k in range(3)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0 shoe", "1 coat", "2 bag"]
+    assert {text.get_text(): text.get_position() for text in ax.texts} == {"0": (1, 1), "1": (5, 1), "2": (0, 9)}
+
+
+def test_ten_classes_differ_in_colour_or_marker():
+    ax = figures.plot_map(torch.zeros(10, 2), torch.arange(10), list("abcdefghij"))
+    assert len({(line.get_color(), line.get_marker()) for line in ax.lines}) == 10
+
+
+@pytest.mark.parametrize(
+    ("codes", "labels", "names"),
+    [((3, 3), [0, 0, 0], 1), ((3, 2), [0, 0], 1), ((2, 2), [0, 1], 1), ((2, 2), [0, -1], 2), ((2, 2), [0, 1], 11)],
+)
+def test_maps_that_do_not_fit_are_refused(codes, labels, names):
+    with pytest.raises(ValueError, match=r"codes must be \(N, 2\)|class_names"):
+        figures.plot_map(torch.zeros(codes), torch.tensor(labels), ["name"] * names)
+
+
+def test_the_plane_has_every_image_at_its_coordinates():
+    """Pixels are looked up by coordinate: image (r, c) covers the cell around (z1[c], z2[r]), and z2 rises upwards."""
+    images, z1, z2 = torch.rand(2, 3, 1, 4, 5), torch.tensor([0.0, 1.0, 2.0]), torch.tensor([10.0, 12.0])
+    ax = figures.plot_plane(images, z1, z2)
+    assert ax.images[0].get_extent() == [-0.5, 2.5, 9.0, 13.0] == [*ax.get_xlim(), *ax.get_ylim()]
+    drawn = mosaic(ax)
+    assert ax.images[0].origin == "upper"
+    assert drawn.shape == (8, 15)
+    for row in range(2):
+        for column in range(3):
+            top = 4 * (1 - row)  # the first row of images has the smaller z2: it stands below
+            assert drawn[top : top + 4, 5 * column : 5 * column + 5].equal(images[row, column, 0])
+
+
+def test_the_plane_shows_the_codes_it_is_given():
+    codes = torch.tensor([[0.5, 11.0], [1.5, 12.0]])
+    images, z1, z2 = torch.zeros(2, 3, 1, 4, 4), torch.tensor([0.0, 1.0, 2.0]), torch.tensor([10.0, 12.0])
+    assert figures.plot_plane(images, z1, z2, codes=codes).lines[0].get_xydata().tolist() == codes.tolist()
+    assert not figures.plot_plane(images, z1, z2).lines
+
+
+@pytest.mark.parametrize(
+    ("shape", "level", "z1", "message"),
+    [
+        ((2, 2, 1, 4, 4), 0.0, [0.0, 1.0, 2.0], "R, C, 1, H, W"),
+        ((2, 3, 4, 4), 0.0, [0.0, 1.0, 2.0], "R, C, 1, H, W"),
+        ((2, 3, 1, 4, 4), 1.5, [0.0, 1.0, 2.0], "sigmoid"),
+        ((2, 3, 1, 4, 4), 0.0, [0.0, 1.0, 3.0], "z1 .* equal steps"),
+        ((2, 3, 1, 4, 4), 0.0, [2.0, 1.0, 0.0], "z1 .* equal steps"),
+        ((2, 1, 1, 4, 4), 0.0, [2.0], "z1 .* equal steps"),
+    ],
+)
+def test_planes_that_do_not_fit_are_refused(shape, level, z1, message):
+    with pytest.raises(ValueError, match=message):
+        figures.plot_plane(torch.full(shape, level), torch.tensor(z1), torch.tensor([10.0, 12.0]))
+
+
+def test_neighbourhoods_are_discs_about_the_codes_and_an_image_for_every_point():
+    codes, between = torch.tensor([[0.0, 0.0], [2.0, 1.0]]), torch.tensor([[1.0, 0.5]])
+    images, decoded = torch.rand(2, 1, 4, 4), torch.rand(1, 1, 4, 4)
+    ax = figures.plot_neighbourhoods(codes, images, between, decoded, radius=0.25)
+    assert [(disc.center, disc.radius) for disc in ax.patches] == [((0, 0), 0.25), ((2, 1), 0.25)]
+    assert [line.get_xydata().tolist() for line in ax.lines] == [codes.tolist(), between.tolist()]
+    assert [box.xy for box in ax.artists] == [(0, 0), (2, 1), (1, 0.5)]
+    pictures = [torch.as_tensor(np.asarray(box.offsetbox.get_data())) for box in ax.artists]
+    assert all(drawn.equal(given[0]) for drawn, given in zip(pictures, [*images, *decoded], strict=True))
+    assert [box.patch.get_linestyle() for box in ax.artists] == ["-", "-", "--"]
+    assert ax.get_aspect() == 1  # discs look round
+
+
+def test_neighbourhoods_that_do_not_fit_are_refused():
+    image, place = torch.zeros(1, 1, 4, 4), torch.zeros(1, 2)
+    with pytest.raises(ValueError, match=r"\(N, 2\).*\(2, 2\) and \(1, 1, 4, 4\)"):
+        figures.plot_neighbourhoods(torch.zeros(2, 2), image, place, image, radius=1)
+    with pytest.raises(ValueError, match=r"\(N, 2\).*\(1, 3\)"):
+        figures.plot_neighbourhoods(place, image, torch.zeros(1, 3), image, radius=1)
+
+
+def test_drawings_of_autoencoders_go_on_the_axes_they_are_given():
+    ax, image, place = plt.figure().subplots(), torch.zeros(1, 1, 4, 4), torch.zeros(1, 2)
+    assert figures.plot_autoencoder((1, 2, 2), 2, ax=ax) is ax
+    assert figures.plot_map(place, torch.tensor([0]), ["a"], ax=ax) is ax
+    assert figures.plot_plane(torch.zeros(2, 2, 1, 4, 4), torch.arange(2.0), torch.arange(2.0), ax=ax) is ax
+    assert figures.plot_neighbourhoods(place, image, place, image, radius=1, ax=ax) is ax

@@ -7,13 +7,17 @@ is told from another by colour alone.
 Without ``ax`` a function makes a new figure, wide enough for a page and legible on a telephone.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.colors import Normalize
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Circle, Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from torch import Tensor
 from torch.nn.functional import pad
@@ -713,6 +717,177 @@ _ARROWS = [
 ]  # fmt: skip
 
 
+# Autoencoders: the network, the codes, and what lies between them
+
+
+def plot_autoencoder(data_shape: tuple[int, ...], num_latents: int, *, ax: Axes | None = None) -> Axes:
+    r"""The autoencoder: through a narrow code and back, and a comparison of what comes out with what went in.
+
+    .. math:: z = \mathrm{enc}_\phi(x), \qquad \hat x = \mathrm{dec}_\theta(z)
+
+    Shaded boxes are networks. Under a name stands the shape of the tensor for a batch of B data points.
+
+    Args:
+        data_shape: D, the shape of one data point, such as (1, 28, 28).
+        num_latents: J.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, with a text for every node and an arrow for every edge.
+
+    Source: after Hinton and Salakhutdinov (2006), figure 1.
+
+    >>> ax = plot_autoencoder((1, 28, 28), num_latents=2)
+    >>> sum("(B, 2)" in text.get_text() for text in ax.texts)  # the code alone
+    1
+    """
+    data = f"\n(B, {', '.join(map(str, data_shape))})"
+    texts = {
+        "x": ("$x$" + data, 1.0, 1.2, "input"),
+        "encoder": ("encoder\n" + r"$\phi$", 3.3, 1.2, "network"),
+        "z": (f"code $z$\n(B, {num_latents})", 5.3, 1.2, ""),
+        "decoder": ("decoder\n" + r"$\theta$", 7.3, 1.2, "network"),
+        "x_hat": (r"$\hat x$" + data, 9.6, 1.2, ""),
+        "objective": ("reconstruction\n" + r"how well $\hat x$ describes $x$", 5.3, 3.1, "term"),
+    }
+    ax = _axes(ax, 6.4, 2.4)
+    ax.set(xlim=(0, 10.6), ylim=(0.4, 3.8))
+    ax.axis("off")
+    nodes = {name: _node(ax, text, x, y, style=style) for name, (text, x, y, style) in texts.items()}
+    for start, end in itertools.pairwise(["x", "encoder", "z", "decoder", "x_hat"]):
+        _arrow(ax, nodes[start], nodes[end])
+    for start in ("x", "x_hat"):
+        _arrow(ax, nodes[start], nodes["objective"])
+    return ax
+
+
+def plot_map(codes: Tensor, labels: Tensor, class_names: Sequence[str], *, ax: Axes | None = None) -> Axes:
+    """Codes in the plane, by class: a colour and a marker for each, and its number at the middle of its codes.
+
+    Args:
+        codes: one code for each data point, (N, 2).
+        labels: their classes, (N,), whole numbers below the number of names.
+        class_names: up to ten.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: one line of markers and one number for each class, and a legend of numbers and names below.
+
+    Raises:
+        ValueError: if the shapes do not fit, a label has no name, or there are more than ten names.
+
+    >>> import torch
+    >>> ax = plot_map(torch.zeros(3, 2), torch.tensor([0, 1, 1]), ["shoe", "coat"])
+    >>> [len(line.get_xdata()) for line in ax.lines]
+    [1, 2]
+    """
+    if codes.dim() != 2 or codes.shape[1] != 2 or labels.shape != codes.shape[:1]:
+        raise ValueError(f"codes must be (N, 2) and labels (N,), got {tuple(codes.shape)} and {tuple(labels.shape)}")
+    if len(class_names) > 10 or labels.min() < 0 or labels.max() >= len(class_names):
+        raise ValueError(f"at most ten class_names, one for every label; got {len(class_names)}")
+    ax = _axes(ax, 6.0, 5.6)
+    for label, name in enumerate(class_names):
+        color, marker = (BLUE, ORANGE, GREEN, PURPLE, BLACK)[label % 5], "ox"[label // 5]
+        points = codes[labels == label]
+        ax.plot(
+            *points.mT.tolist(), marker, color=color, markersize=3, alpha=0.6, markeredgewidth=0.7,
+            label=f"{label} {name}",
+        )  # fmt: skip
+    for label in labels.unique().tolist():
+        points = codes[labels == label]
+        x, y = points[(points - points.median(0).values).norm(dim=1).argmin()].tolist()  # a code of the class itself
+        outline = [withStroke(linewidth=3, foreground="white")]
+        ax.text(x, y, str(label), ha="center", va="center", weight="bold", fontsize=13, path_effects=outline, zorder=5)
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, markerscale=2, frameon=False, fontsize=9,
+        columnspacing=1, handletextpad=0.2,
+    )  # fmt: skip
+    return ax
+
+
+def plot_plane(images: Tensor, z1: Tensor, z2: Tensor, *, codes: Tensor | None = None, ax: Axes | None = None) -> Axes:
+    """What a decoder makes of a grid of codes: each image stands at its place in the plane.
+
+    Args:
+        images: one image for each point of the grid, (R, C, 1, H, W), in [0, 1]: row r belongs to ``z2[r]``, column c
+            to ``z1[c]``.
+        z1: first coordinates, (C,), rising in equal steps, at least two.
+        z2: second coordinates, (R,), likewise.
+        codes: codes of the data, (N, 2), drawn as dots over the images.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: one picture of all images, whose axes are the coordinates of the code, the second one upwards.
+
+    Raises:
+        ValueError: if the shapes do not fit, a pixel lies outside [0, 1], or a coordinate does not rise in equal steps.
+
+    >>> import torch
+    >>> ax = plot_plane(torch.zeros(2, 3, 1, 4, 4), torch.tensor([0.0, 1.0, 2.0]), torch.tensor([5.0, 6.0]))
+    >>> [float(edge) for edge in ax.images[0].get_extent()]
+    [-0.5, 2.5, 4.5, 6.5]
+    """
+    if images.dim() != 5 or images.shape[2] != 1 or images.shape[:2] != (len(z2), len(z1)):
+        raise ValueError(f"images must be (R, C, 1, H, W) with R = len(z2), C = len(z1), got {tuple(images.shape)}")
+    if not ((images >= 0) & (images <= 1)).all():
+        raise ValueError("images must lie in [0, 1]: divide bytes by 255, and put logits through a sigmoid")
+    extent = (*_edges(z1=z1), *_edges(z2=z2))
+    rows, columns, _, height, width = images.shape
+    mosaic = images.detach().flip(0).squeeze(2).transpose(1, 2).reshape(rows * height, columns * width)
+    ax = _axes(ax, 6.0, 0.6 + 5.6 * (rows * height) / (columns * width))
+    ax.imshow(mosaic.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent, aspect="auto")
+    if codes is not None:
+        ax.plot(*codes.mT.tolist(), ".", color="#FFA500", markersize=3.5, alpha=0.6, markeredgewidth=0)
+    ax.set(xlabel="$z_1$", ylabel="$z_2$", xlim=extent[:2], ylim=extent[2:])
+    return ax
+
+
+def plot_neighbourhoods(
+    codes: Tensor, images: Tensor, between: Tensor, decoded: Tensor, *, radius: float, ax: Axes | None = None
+) -> Axes:
+    """Codes with a disc around each and the image that each stands for, and codes between them with what they decode to.
+
+    Args:
+        codes: codes of the data, (N, 2).
+        images: what each decodes to, (N, 1, H, W), in [0, 1].
+        between: codes that belong to no data point, (M, 2).
+        decoded: what each of those decodes to, (M, 1, H, W), in [0, 1].
+        radius: of the discs.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: a disc and an image in a solid frame for each code, an image in a dashed frame for each point between.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    >>> import torch
+    >>> image = torch.zeros(1, 1, 4, 4)
+    >>> ax = plot_neighbourhoods(torch.zeros(1, 2), image, torch.ones(1, 2), image, radius=0.3)
+    >>> len(ax.patches), len(ax.artists)
+    (1, 2)
+    """
+    for points, pictures in ((codes, images), (between, decoded)):
+        if points.dim() != 2 or points.shape[1] != 2 or pictures.dim() != 4 or len(points) != len(pictures):
+            shapes = f"{tuple(points.shape)} and {tuple(pictures.shape)}"
+            raise ValueError(f"codes must be (N, 2) and their images (N, 1, H, W), got {shapes}")
+    ax = _axes(ax, 5.6, 4.6)
+    for place in codes.tolist():
+        ax.add_patch(Circle(tuple(place), radius, facecolor="#D6E8F5", edgecolor=BLUE, linewidth=1.2))
+    ax.plot(*codes.mT.tolist(), "o", color=BLUE, markersize=6, label="code of a data point", zorder=4)
+    ax.plot(*between.mT.tolist(), "x", color=ORANGE, markersize=8, markeredgewidth=2, label="no data point's code")
+    for points, pictures, color, dash in ((codes, images, BLUE, "-"), (between, decoded, ORANGE, "--")):
+        for place, picture in zip(points.tolist(), pictures, strict=True):
+            _thumbnail(ax, picture, tuple(place), color=color, dash=dash)
+    (left, bottom), (right, top) = (corner.tolist() for corner in torch.cat([codes, between]).aminmax(dim=0))
+    margin = 0.18 * max(right - left, top - bottom) + radius
+    ax.set(xlim=(left - margin, right + 2 * margin), ylim=(bottom - margin, top + margin), aspect="equal")
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
+    return ax
+
+
 def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.7) -> Axes:
     """The given axes, or those of a new figure of this size in inches."""
     return ax if ax is not None else plt.subplots(figsize=(width, height), dpi=150, layout="constrained")[1]
@@ -754,6 +929,32 @@ def _group(ax: Axes, name: str, *, x: float, y: float, width: float, height: flo
     corner = (x - width / 2, y - height / 2)
     ax.add_patch(Rectangle(corner, width, height, facecolor="none", edgecolor=GREY, linestyle=":", linewidth=1.2))
     ax.text(x, corner[1] + 0.1, name, ha="center", va="bottom", fontsize=9, color=GREY)
+
+
+def _edges(**coordinates: Tensor) -> tuple[float, float]:
+    """Half a step before the first coordinate and half a step after the last."""
+    ((name, values),) = coordinates.items()
+    steps = values.diff()
+    if (
+        values.dim() != 1
+        or len(values) < 2
+        or not (steps > 0).all()
+        or (steps - steps[0]).abs().max() > 1e-4 * steps[0]
+    ):
+        raise ValueError(f"{name} must be (C,) with C at least 2, rising in equal steps")
+    half = steps[0].item() / 2
+    return values[0].item() - half, values[-1].item() + half
+
+
+def _thumbnail(ax: Axes, image: Tensor, place: tuple[float, float], *, color: str, dash: str) -> None:
+    """A small image beside a point, in a frame, with a line that joins the two."""
+    picture = OffsetImage(
+        image[0].detach().numpy(), zoom=1.3, cmap="gray", norm=Normalize(0, 1), interpolation="nearest"
+    )
+    frame = {"edgecolor": color, "linestyle": dash, "linewidth": 1.5, "boxstyle": "square,pad=0.15"}
+    line = {"arrowstyle": "-", "color": color, "linestyle": dash, "linewidth": 1}
+    box = AnnotationBbox(picture, place, (46, 0), boxcoords="offset points", bboxprops=frame, arrowprops=line, pad=0.1)
+    ax.add_artist(box)
 
 
 def _check_names(number: int, **names: Sequence[str] | None) -> None:
