@@ -305,6 +305,28 @@ def test_active_units_refuse_a_single_data_point() -> None:
 # the terms of the aggregated posterior
 
 
+def test_the_aggregated_posterior_is_the_mean_of_the_densities() -> None:
+    mu, log_var = posteriors(5, 2)
+    z = 2 * randn(3, 4, 2, seed=40)
+    densities = torch.zeros(3, 4, dtype=torch.float64)
+    for m, v in zip(mu, log_var.exp(), strict=True):
+        each = [elementwise(normal_log_density, z[..., j], m[j], v[j]) for j in range(2)]
+        densities += (each[0] + each[1]).exp() / 5
+    log_q = evaluation.log_aggregated_posterior(z, mu, log_var)
+    assert_close(log_q, densities.log(), 1e-12)
+    assert_close(evaluation.log_aggregated_posterior(z[0, 0], mu, log_var), log_q[0, 0])
+    far = evaluation.log_aggregated_posterior(torch.full((1, 2), 1e4).double(), mu, log_var)
+    assert far.isfinite().all()
+    assert evaluation.log_aggregated_posterior(z.float(), mu.float(), log_var.float()).dtype == torch.float32
+
+
+def test_the_aggregated_posterior_refuses_points_of_another_dimension() -> None:
+    mu = torch.zeros(4, 2)
+    for shape in [(3, 1), (3, 4), ()]:
+        refused = torch.zeros(shape)
+        assert_refused(lambda z=refused: evaluation.log_aggregated_posterior(z, mu, mu), "z", "mu", shape, (4, 2))
+
+
 def terms_by_integration(mu: Tensor, log_var: Tensor, *, step: float) -> tuple[float, float, float]:
     """The three terms in one dimension from their definitions, each a plain sum over one fine grid of densities."""
     z = torch.arange(-40, 40, step, dtype=torch.float64)[:, None]
@@ -360,6 +382,27 @@ def test_the_identity_holds_to_1e_10_between_two_grids_and_a_closed_form(num_dat
     assert (terms.mean_kl - terms.mutual_information - terms.marginal_kl).abs() < 1e-10
     assert 0 <= terms.mutual_information + 1e-12 <= math.log(num_data) + 1e-10
     assert terms.marginal_kl > 0.05
+
+
+def test_the_two_integrals_have_a_grid_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one common grid an error in log q would cancel from the sum of the two, and the identity would check less."""
+    spacings, axis = [], evaluation._axis
+
+    def recorded(*args: object) -> tuple[Tensor, Tensor, float]:
+        spacings.append(axis(*args)[2])
+        return axis(*args)
+
+    monkeypatch.setattr(evaluation, "_axis", recorded)
+    evaluation.aggregated_posterior_integrals(*posteriors(5, 1), num_points=400)
+    assert len(spacings) == len(set(spacings)) == 2
+
+
+def test_the_integrals_are_summed_in_double_precision() -> None:
+    mu, log_var = (tensor.float() for tensor in posteriors(30, 2))
+    terms = evaluation.aggregated_posterior_integrals(mu, log_var)
+    assert_close(
+        three(terms).double(), three(evaluation.aggregated_posterior_integrals(mu.double(), log_var.double())), 2e-7
+    )
 
 
 def test_on_grids_too_coarse_for_the_posteriors_the_identity_fails() -> None:
@@ -681,7 +724,7 @@ def test_the_truth_lies_between_the_two_chains_and_they_meet() -> None:
         _, x = linear_gaussian.sample(model, 2, generator=noise(seed))
         log_evidence, z = linear_gaussian.log_evidence(model, x), posterior_samples(model, x, 200, seed=seed)
         gaps = []
-        for num_steps in (1, 40):
+        for num_steps in (1, 25):
             path = {"start": prior(2, num_latents), "betas": evaluation.temperatures(num_steps), "num_leapfrog": 4}
             path["step_size"] = evaluation.tune_step_size(vae, x, generator=noise(1), **path)
             lower = evaluation.ais(vae, x, num_chains=200, generator=noise(2), **path).log_w
