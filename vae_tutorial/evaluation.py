@@ -637,7 +637,7 @@ def evaluate(
 
     The cost is one decoding for each sample of importance sampling, and for each chain of each direction
     ``num_steps * num_leapfrog`` decodings with their gradient, each worth about three; the tuning of the step sizes costs
-    as much again.
+    as much as one direction.
 
     Args:
         model: a VAE, on its device.
@@ -722,7 +722,8 @@ def _annealed(
     """AIS from the encoder's q, with step sizes tuned on the noise drawn before."""
     with torch.no_grad():
         start = model.encode(x.to(next(model.parameters())))
-    step_size = tune_step_size(model, x, start=start, num_chains=num_chains, generator=generator, **annealing)
+    tuning: dict[str, Any] = {"num_chains": num_chains, "num_rounds": 1, "generator": generator}
+    step_size = tune_step_size(model, x, start=start, **tuning, **annealing)
     path = {"start": start, "step_size": step_size, **annealing}
     result = ais(model, x, num_chains=num_chains, generator=generator, **path)
     return {"log_w": result.log_w, "acceptance": result.acceptance.mean(0)}
@@ -734,7 +735,8 @@ def _both_ways(
     """AIS and reverse AIS on pairs drawn from the model; every backward chain of a pair starts from its z."""
     with torch.no_grad():
         start = model.encode(x.to(next(model.parameters())))
-    step_size = tune_step_size(model, x, start=start, num_chains=num_chains, generator=generator, **annealing)
+    tuning: dict[str, Any] = {"num_chains": num_chains, "num_rounds": 1, "generator": generator}
+    step_size = tune_step_size(model, x, start=start, **tuning, **annealing)
     path = {"start": start, "step_size": step_size, "generator": generator, **annealing}
     lower = ais(model, x, num_chains=num_chains, **path).log_w
     return {"lower": lower, "upper": reverse_ais(model, x, z.expand(num_chains, *z.shape), **path).log_w}

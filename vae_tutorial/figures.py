@@ -356,6 +356,136 @@ def plot_variances(
 # Data points, and what a model expects of them
 
 
+def plot_courses(
+    steps: Tensor, groups: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axes | None = None
+) -> Axes:
+    """A positive quantity over training on a logarithmic axis, for several runs of each of several settings.
+
+    Args:
+        steps: when it was measured, (T,).
+        groups: up to four settings by their names in the legend, each (S, T) with a row for each run.
+        xlabel: what is counted along the run.
+        ylabel: name of the quantity.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: one line for each run, with the colour and the dash of its setting.
+
+    Raises:
+        ValueError: if a setting is not (S, T), or there are more than four.
+
+    >>> import torch
+    >>> runs = {"first": torch.ones(2, 5), "second": torch.ones(3, 5)}
+    >>> len(plot_courses(torch.arange(5), runs, xlabel="epoch", ylabel="sigma").lines)
+    5
+    """
+    if len(groups) > len(STYLES) or any(runs.dim() != 2 or runs.shape[1:] != steps.shape for runs in groups.values()):
+        listing = ", ".join(f"{name} {tuple(runs.shape)}" for name, runs in groups.items())
+        raise ValueError(f"at most {len(STYLES)} settings, each (S, T) with steps {tuple(steps.shape)}; got {listing}")
+    ax = _axes(ax)
+    for (name, runs), (color, dash) in zip(groups.items(), STYLES, strict=False):
+        for number, run in enumerate(runs.tolist()):
+            label = None if number else name
+            ax.plot(steps.tolist(), run, color=color, linestyle=dash, linewidth=1.5, label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
+    ax.legend()
+    return ax
+
+
+def plot_density(
+    first: Tensor,
+    second: Tensor,
+    density: Tensor,
+    *,
+    radii: Sequence[float] = (1.0, 2.0, 3.0),
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A density in the plane of two latent dimensions, shaded, under circles of the standard normal prior.
+
+    The shade is the square root of the density, so that thin parts stay visible.
+
+    Args:
+        first: values of the first coordinate, equally spaced, (P,).
+        second: values of the second, equally spaced, (Q,).
+        density: the density there, (P, Q).
+        radii: of the circles about the origin, in standard deviations of the prior.
+        title: what the density is.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes, equally scaled both ways: one image, and a line for each circle.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    >>> import torch
+    >>> axis = torch.linspace(-3, 3, 7)
+    >>> len(plot_density(axis, axis, torch.ones(7, 7), radii=[2.0]).lines)
+    1
+    """
+    if density.shape != (*first.shape, *second.shape) or density.dim() != 2:
+        shapes = [tuple(part.shape) for part in (first, second, density)]
+        raise ValueError(f"expected first (P,), second (Q,) and density (P, Q); got {shapes}")
+    ax = _axes(ax, 4.6, 4.6)
+    half = [(part[1] - part[0]).item() / 2 for part in (first, second)]  # a pixel reaches half a step to either side
+    extent = [end for part, h in zip((first, second), half, strict=True) for end in (part[0] - h, part[-1] + h)]
+    ax.imshow(density.mT.sqrt().tolist(), origin="lower", extent=[float(end) for end in extent], cmap="Blues")
+    angle = torch.linspace(0, 2 * torch.pi, 201)
+    for radius in radii:
+        ax.plot((radius * angle.cos()).tolist(), (radius * angle.sin()).tolist(), color=ORANGE, linewidth=1.2)
+    ax.set(xlabel="$z_1$", ylabel="$z_2$", title=title)
+    return ax
+
+
+def plot_sandwich(
+    steps: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    evidence: float | None = None,
+    *,
+    errors: tuple[Tensor, Tensor] | None = None,
+    xlabel: str = "temperature steps",
+    ax: Axes | None = None,
+) -> Axes:
+    """A lower and an upper bound that close in on the log-evidence as the work grows; the work on a logarithmic axis.
+
+    Args:
+        steps: the work, (P,), positive.
+        lower: lower bounds, (P,), in nats.
+        upper: upper bounds, (P,), in nats.
+        evidence: the log-evidence between them, in nats, where it is known.
+        errors: standard errors of the lower and of the upper bounds, each (P,); bars of twice their length.
+        xlabel: what the work is counted in.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: the lower bounds, the upper bounds, and the line of the log-evidence.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    >>> import torch
+    >>> ax = plot_sandwich(torch.tensor([1, 10]), torch.tensor([-3.0, -1.0]), torch.tensor([2.0, 0.5]), 0.0)
+    >>> [line.get_label() for line in ax.lines]
+    ['lower bound', 'upper bound', 'log-evidence']
+    """
+    lower_error, upper_error = errors if errors is not None else (torch.zeros_like(lower), torch.zeros_like(upper))
+    _check_same_shape(steps=steps, lower=lower, upper=upper, lower_error=lower_error, upper_error=upper_error)
+    ax, x = _axes(ax), steps.tolist()
+    for values, error, color, marker in ((lower, lower_error, BLUE, "^"), (upper, upper_error, ORANGE, "v")):
+        name = "lower bound" if marker == "^" else "upper bound"
+        ax.plot(x, values.tolist(), color=color, marker=marker, linewidth=2, label=name)
+        ax.vlines(x, (values - 2 * error).tolist(), (values + 2 * error).tolist(), color=color, linewidth=1.5)
+    if evidence is not None:
+        ax.axhline(evidence, color=BLACK, linewidth=1.5, linestyle="--", label="log-evidence")
+    ax.set(xscale="log", xlabel=xlabel, ylabel="nats")
+    ax.set_xticks(x, labels=[f"{value:g}" for value in x])
+    ax.minorticks_off()
+    ax.legend()
+    return ax
+
+
 def plot_scatter(groups: Mapping[str, Tensor], *, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
     """Points in the plane, each group with a colour and a marker of its own.
 
