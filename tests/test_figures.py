@@ -314,6 +314,7 @@ def test_shapes_that_do_not_fit_are_refused_by_name(draw):
 
 CALLS = {
     "plot_gaps": lambda **options: figures.plot_gaps(three, three, **options),
+    "plot_sandwich": lambda **options: figures.plot_sandwich(three.abs() + 1, three, three, **options),
     "plot_bound": lambda **options: figures.plot_bound(three, three, 0.0, optimum=0.0, xlabel="", **options),
     "plot_terms": lambda **options: figures.plot_terms(three, {"a": three}, xlabel="", **options),
     "plot_fit": lambda **options: figures.plot_fit(three, three, three, **options),
@@ -574,3 +575,74 @@ def test_drawings_of_autoencoders_go_on_the_axes_they_are_given():
     assert figures.plot_map(place, torch.tensor([0]), ["a"], ax=ax) is ax
     assert figures.plot_plane(torch.zeros(2, 2, 1, 4, 4), torch.arange(2.0), torch.arange(2.0), ax=ax) is ax
     assert figures.plot_neighbourhoods(place, image, place, image, radius=1, ax=ax) is ax
+
+
+# --- Courses over training, a density in the plane -------------------------------------------------------------------
+
+
+def test_courses_have_a_line_for_each_run_in_the_look_of_its_setting():
+    steps, runs = torch.tensor([1, 10, 40]), torch.tensor([[1.0, 0.1, 0.01], [2.0, 0.2, 0.02]])
+    ax = figures.plot_courses(steps, {"a": runs, "b": runs[:1] * 3}, xlabel="epoch", ylabel="median")
+    assert [line.get_xdata().tolist() for line in map(_as_arrays, ax.lines)] == [[1, 10, 40]] * 3
+    drawn = torch.tensor([line.get_ydata().tolist() for line in map(_as_arrays, ax.lines)])
+    torch.testing.assert_close(drawn, torch.cat([runs, runs[:1] * 3]))
+    looks = [(line.get_color(), line.get_linestyle()) for line in ax.lines]
+    assert looks[0] == looks[1] != looks[2]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert (ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "epoch", "median")
+
+
+def _as_arrays(line):
+    line.set_data(*map(np.asarray, line.get_data()))
+    return line
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (1, 2, 3)])
+def test_courses_of_another_length_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\(S, T\).*\(3,\).*" + re.escape(str(shape))):
+        figures.plot_courses(torch.ones(3), {"a": torch.ones(shape)}, xlabel="epoch", ylabel="y")
+    with pytest.raises(ValueError, match="at most 4"):
+        figures.plot_courses(torch.ones(3), dict.fromkeys("abcde", torch.ones(1, 3)), xlabel="epoch", ylabel="y")
+
+
+def test_a_density_lies_where_its_coordinates_say():
+    first, second = torch.linspace(-2, 2, 5), torch.linspace(0, 1, 3)
+    density = torch.zeros(5, 3)
+    density[4, 0] = 9.0  # at z = (2, 0)
+    ax = figures.plot_density(first, second, density, radii=[1.5], title="q")
+    image = np.asarray(ax.images[0].get_array())
+    assert image.shape == (3, 5)  # rows are the second coordinate
+    assert image[0, 4] == 3.0
+    assert image.sum() == 3.0
+    assert ax.images[0].origin == "lower"
+    assert ax.images[0].get_extent() == [-2.5, 2.5, -0.25, 1.25]
+    assert ax.get_aspect() == 1.0
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("$z_1$", "$z_2$", "q")
+    (circle,) = ax.lines
+    assert np.hypot(*map(np.asarray, circle.get_data())) == pytest.approx(1.5)
+
+
+def test_a_density_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"\(P, Q\); got \[\(5,\), \(3,\), \(3, 5\)\]"):
+        figures.plot_density(torch.ones(5), torch.ones(3), torch.ones(3, 5))
+
+
+# --- The sandwich ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sandwich_has_its_two_bounds_their_errors_and_the_truth_between_them():
+    steps, lower, upper = torch.tensor([1, 10]), torch.tensor([-3.0, -1.0]), torch.tensor([2.0, 0.5])
+    errors = torch.tensor([0.5, 0.25]), torch.tensor([1.0, 0.125])
+    ax = figures.plot_sandwich(steps, lower, upper, 0.25, errors=errors, xlabel="steps")
+    assert [line.get_label() for line in ax.lines] == ["lower bound", "upper bound", "log-evidence"]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[-3, -1], [2, 0.5], [0.25, 0.25]]
+    assert list(ax.lines[0].get_xdata()) == [1, 10]
+    bars = [[segment[:, 1].tolist() for segment in lines.get_segments()] for lines in ax.collections]
+    assert bars == [[[-4, -2], [-1.5, -0.5]], [[0, 4], [0.25, 0.75]]]
+    assert ax.get_xscale() == "log"
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "10"]
+    assert len(figures.plot_sandwich(steps, lower, upper).lines) == 2
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        figures.plot_sandwich(torch.arange(3), lower, upper)
+    with pytest.raises(ValueError, match=r"\(1,\)"):
+        figures.plot_sandwich(steps, lower, upper, errors=(lower, lower[:1]))
