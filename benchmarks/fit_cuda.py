@@ -2,8 +2,8 @@
 
 Every setting is one call of `fit` on the same `ConvVAE` and the same images, which stay on the device as bytes. The first
 epoch compiles, captures and warms up, and is not counted. The rate is the median over the epochs after it. In the last
-epoch torch's profiler notes when the device works: the share of that time outside kernels is what Python, the launches
-and the transfers cost, and what compiling and capturing can save.
+epoch torch's profiler notes when the device works: the share of that time outside kernels (and copies) is what Python
+and the launches cost, and what compiling and capturing can save.
 
 A *captured graph* is a recorded sequence of kernels that is launched as one (torch.compile's mode "reduce-overhead").
 
@@ -38,14 +38,17 @@ def share_outside(intervals: Iterable[tuple[float, float]]) -> float:
 
 def measure(
     model: models.VAE, x: Tensor, *, device: str, num_epochs: int, batch_size: int, **settings: object
-) -> tuple[float, float | None]:
-    """Images per second, and the share of the profiled steps outside kernels (None without a GPU's kernels)."""
+) -> tuple[float, float]:
+    """Images per second, and the share of the profiled steps outside kernels; on a CPU, outside torch's operations."""
     num_steps = len(x) // batch_size
+    on_gpu = torch.device(device).type == "cuda"
+    activity, kind = (ProfilerActivity.CUDA, DeviceType.CUDA) if on_gpu else (ProfilerActivity.CPU, DeviceType.CPU)
+    before = (
+        2 + num_epochs * num_steps
+    )  # the profiler's start, the call that checks the settings, the epochs that count
     active = min(PROFILED_STEPS, num_steps - 1)
-    before = 1 + num_epochs * num_steps  # the call that checks the settings, then the epochs that are not profiled
-    watched = ProfilerActivity.CUDA if torch.device(device).type == "cuda" else ProfilerActivity.CPU
     with profile(
-        activities=[watched], schedule=schedule(wait=before, warmup=1, active=active - 1, repeat=1), acc_events=True
+        activities=[activity], schedule=schedule(wait=before, warmup=1, active=active, repeat=1), acc_events=True
     ) as profiler:
 
         def binarize(images: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -62,9 +65,9 @@ def measure(
             progress=False,
             **settings,
         )
-    kernels = [event.time_range for event in profiler.events() if event.device_type == DeviceType.CUDA]
+    work = [event for event in profiler.events() if event.device_type == kind and not event.is_user_annotation]
     rate = num_steps * batch_size / statistics.median(history.seconds[1:-1])
-    return rate, share_outside((kernel.start, kernel.end) for kernel in kernels) if kernels else None
+    return rate, share_outside((event.time_range.start, event.time_range.end) for event in work)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -110,8 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
                 precision=PRECISIONS[precision],
             )
             reference = reference or rate
-            share = f"{100 * outside:.0f} %" if outside is not None else "no kernels"
-            print(f"{way:>16}, {precision:9}{rate:9.0f}{rate / reference:18.2f}{share:>18}", flush=True)
+            print(f"{way:>16}, {precision:9}{rate:9.0f}{rate / reference:18.2f}{100 * outside:16.0f} %", flush=True)
 
 
 if __name__ == "__main__":

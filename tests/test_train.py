@@ -258,7 +258,7 @@ def interrupted(call: int, *options: str) -> tuple[int, str]:
         line = process.stdout.readline()
         assert line == "hanging\n", process.stderr.read()
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=600)
     finally:
         process.kill()
     assert output == ""

@@ -11,9 +11,11 @@ import os
 import pickle
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -335,25 +337,62 @@ def test_autocast_changes_the_arithmetic_and_not_the_weights_type() -> None:
     assert half.test_elbo == pytest.approx(full.test_elbo, rel=0.02)
 
 
-def test_compiled_networks_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compile", [True, "reduce-overhead"])
+def test_compiled_networks_train_alike(compile: bool | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two bare linear maps need no compiler for C++; the checkpoint of a compiled run is an ordinary one."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     runs = []
-    for compile in (True, False):
+    for choice in (compile, False):
         torch.manual_seed(0)
         model = VAE(nn.Linear(6, 4), nn.Linear(2, 6), (6,))
-        checkpoint = tmp_path / f"{compile}.pt"
-        history = fit(model, bits(), num_epochs=2, batch_size=8, compile=compile, checkpoint=checkpoint)
+        checkpoint = tmp_path / f"{choice}.pt"
+        history = fit(model, bits(), x_test=bits(5), num_epochs=2, batch_size=8, compile=choice, checkpoint=checkpoint)
         compiled = [network._compiled_call_impl is not None for network in (model.encoder, model.decoder)]
-        assert compiled == [compile, compile]
+        assert compiled == [choice is not False] * 2
         runs.append((history, torch.load(checkpoint, weights_only=True)["model"]))
     (history, compiled_weights), (plain_history, plain_weights) = runs
     torch._dynamo.reset()
     assert history.train_elbo == pytest.approx(plain_history.train_elbo, rel=1e-4)
+    assert history.test_elbo == pytest.approx(plain_history.test_elbo, rel=1e-4)
     assert compiled_weights.keys() == plain_weights.keys()
     for name, value in plain_weights.items():
         assert_close(compiled_weights[name], value, 1e-4)
+
+
+def test_the_mode_of_compilation_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without compiling: what torch is asked for."""
+    modes: list[str | None] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda network, *, mode: modes.append(mode))
+    for compile in (False, True, "default", "reduce-overhead"):
+        fit(small(), bits(), num_epochs=1, batch_size=24, compile=compile)
+    assert modes == [None, None, "default", "default", "reduce-overhead", "reduce-overhead"]
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="Unrecognized mode"):
+        fit(small(), bits(), num_epochs=1, batch_size=24, compile="as fast as you can")
+
+
+def missing_for_compiling() -> str:
+    """What a convolution needs to be compiled on the CPU and is not here, or nothing."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name):
+        return "no compiler for C++"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return "" if header.exists() else f"no {header.name}: Python was installed without its headers"
+
+
+@pytest.mark.skipif(bool(missing_for_compiling()), reason=missing_for_compiling() or "all there")
+def test_a_compiled_convolutional_vae_trains_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    x, histories = data.fashion_mnist().images[:96], []
+    for compile in (True, False):
+        torch.manual_seed(0)
+        model = ConvVAE(num_latents=2, num_channels=4, num_blocks=1)
+        settings = {"num_epochs": 2, "batch_size": 32, "ema_decay": 0.9, "preprocess": data.binarize}
+        histories.append(fit(model, x, x_test=data.binarize(x[:32], generator=noise(0)), compile=compile, **settings))
+    torch._dynamo.reset()
+    assert histories[0].train_elbo == pytest.approx(histories[1].train_elbo, rel=1e-4)
+    assert histories[0].test_elbo == pytest.approx(histories[1].test_elbo, rel=1e-4)
 
 
 @pytest.mark.parametrize("done", [0.0, 0.01, 0.025, 0.05, 0.0501, 0.3, 0.525, 0.9, 1.0])
@@ -527,6 +566,28 @@ def test_the_best_weights_of_another_run_are_refused(tmp_path: Path) -> None:
     run(small(seed=1), checkpoint=tmp_path / "other.pt")
     (tmp_path / "other.best.pt").replace(tmp_path / "run.best.pt")
     assert_refused(lambda: run(small(), checkpoint=tmp_path / "run.pt"), "run.best.pt", "delete both")
+
+
+def test_a_run_stopped_between_its_two_files_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of the best is written first: it may be an epoch ahead of the checkpoint."""
+    run = functools.partial(fit, **overfitting(), num_epochs=120, patience=8)
+    whole, stopped = small(), small()
+    history = run(whole)
+    save, calls = training._save_checkpoint, iter(range(10))
+
+    def interrupted_in_the_third_epoch(*arguments: Any) -> None:
+        if next(calls) == 2:
+            raise Interrupted
+        save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save_checkpoint", interrupted_in_the_third_epoch)
+        with pytest.raises(Interrupted):
+            run(stopped, checkpoint=tmp_path / "run.pt")
+    assert len(load_run(tmp_path / "run.best.pt", small()).history.seconds) == 3
+    assert len(training._read(tmp_path / "run.pt", training.CHECKPOINT_KEYS)["history"]["seconds"]) == 2
+    assert bounds_of(run(stopped, checkpoint=tmp_path / "run.pt")) == bounds_of(history)
+    assert same(weights(stopped), weights(whole))
 
 
 def test_without_a_test_set_there_is_no_best(tmp_path: Path) -> None:

@@ -518,7 +518,9 @@ def _best_weights(path: Path | None, history: History, beta: float) -> dict[str,
     if path is None or not history.seconds:
         return None
     record = _read(best_path(path), RECORD_KEYS)
-    if record["history"]["test_kl"] != history.test_kl[: len(history.seconds) - _epochs_since_best(history, beta)]:
+    recorded, done = record["history"]["test_kl"], history.test_kl
+    ahead = recorded[:-1] == done  # stopped between writing the two: the next epoch makes this very record again
+    if not ahead and recorded != done[: len(done) - _epochs_since_best(history, beta)]:
         raise ValueError(f"{best_path(path)} is not the best of the run in {path}: delete both, or name another file")
     return record["model"]
 

@@ -1,0 +1,134 @@
+"""The benchmarks run, on settings so small that their numbers mean nothing."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from vae_tutorial import data, models, training
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_lists_every_script() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for path in FOLDER.glob("*.py"):
+        assert f"`python benchmarks/{path.name}`" in readme
+
+
+# fit_speed: three loops that train the same thing
+
+
+def test_the_tutorials_loop_trains_the_same_network_on_the_same_images() -> None:
+    """All three loops reach about the same bound from the same start: none of them is quick because it does less."""
+    fit_speed, reached = benchmark("fit_speed"), {}
+    x, x_test = data.fashion_mnist().images[:1280], data.binarize(data.fashion_mnist("test").images[:200])
+    for name, epoch in fit_speed.LOOPS.items():
+        torch.manual_seed(0)
+        model = models.mlp_vae((1, 28, 28), num_latents=4, num_hidden=32)
+        for _ in range(2):
+            epoch(model, x)
+        terms = training.average_terms(model, x_test)
+        reached[name] = (terms.reconstruction - terms.kl).item()
+    assert all(-480 < value < -300 for value in reached.values()), reached
+    assert max(reached.values()) - min(reached.values()) < 15, reached
+
+
+def test_the_tutorials_data_set_gives_binarized_images_one_at_a_time() -> None:
+    fit_speed, images = benchmark("fit_speed"), data.fashion_mnist().images[:3]
+    grey = fit_speed.to_tensor(images[1, 0].numpy().copy()[..., None])
+    assert torch.equal(grey, images[1].float() / 255)
+    item, _ = fit_speed.OneByOne(images)[1]
+    assert item.shape == (1, 28, 28)
+    assert set(item.unique().tolist()) == {0.0, 1.0}
+    assert (item[images[1] == 0] == 0).all()
+
+
+def test_fit_speed_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_speed = benchmark("fit_speed")
+    small = {"small": lambda: models.mlp_vae((1, 28, 28), num_latents=2, num_hidden=2)}
+    monkeypatch.setattr(fit_speed, "NETWORKS", small)
+    monkeypatch.setattr(fit_speed, "BATCH_SIZE", 16)
+    fit_speed.main(2, 100)
+    output = capsys.readouterr().out
+    assert "96 images an epoch in batches of 16, 2 epochs each" in output
+    assert output.count("fit / tight") == output.count("fit / tutorial") == 2  # wall and CPU time
+
+
+# fit_cuda: as far as a CPU can tell
+
+
+@pytest.mark.parametrize(
+    ("intervals", "share"),
+    [
+        ([(0, 10)], 0.0),
+        ([(0, 4), (6, 10)], 0.2),
+        ([(6, 10), (0, 4)], 0.2),
+        ([(0, 8), (1, 2), (9, 10)], 0.1),  # two at once
+        ([(0, 5), (5, 10)], 0.0),
+        ([(100, 101), (109, 110)], 0.8),
+    ],
+)
+def test_the_share_outside_kernels(intervals: list[tuple[float, float]], share: float) -> None:
+    assert benchmark("fit_cuda").share_outside(intervals) == pytest.approx(share)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_fit_cuda_ends_politely_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("fit_cuda").main([])
+    assert capsys.readouterr().out == "No CUDA device here: nothing measured.\n"
+
+
+def test_fit_cuda_runs_on_a_cpu(capfd: pytest.CaptureFixture[str]) -> None:
+    sizes = "--images 64 --batch-size 16 --epochs 2 --channels 2 --blocks 0 --ways eager --device cpu"
+    benchmark("fit_cuda").main(sizes.split(" "))
+    output = capfd.readouterr().out
+    assert "eager, float32" in output
+    assert "eager, bfloat16" in output
+    assert all(0 <= int(share) < 100 for share in re.findall(r"(\d+) %", output))
+    assert output.count(" %") == 2
+
+
+def test_fit_cuda_hands_its_settings_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be compiled and captured on a GPU, without compiling here. Only the last epoch's steps are profiled."""
+    fit_cuda, calls, recorded = benchmark("fit_cuda"), [], []
+
+    def fit(model: Any, x: torch.Tensor, **settings: Any) -> training.History:
+        calls.append(settings)
+        for step in range(1 + settings["num_epochs"] * (len(x) // settings["batch_size"])):
+            settings["preprocess"](x[:2], generator=torch.Generator())
+            torch.ones(step).erfinv()
+        return training.History([], [], [], [], [9.0, 2.0, 2.0, 7.0])
+
+    def share_outside(intervals: Any) -> float:
+        recorded.append(len(list(intervals)))
+        return 0.5
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(fit_cuda, "share_outside", share_outside)
+    x, settings = data.fashion_mnist().images[:40], {"device": "cpu", "num_epochs": 3, "batch_size": 10}
+    for compile in fit_cuda.WAYS.values():
+        rate, outside = fit_cuda.measure(None, x, compile=compile, precision=torch.bfloat16, **settings)
+        assert (rate, outside) == (20.0, 0.5)  # 4 steps of 10 images in 2 seconds; the first and last epoch left out
+    assert [call["compile"] for call in calls] == [False, True, "reduce-overhead"]
+    assert {call["precision"] for call in calls} == {torch.bfloat16}
+    assert {call["num_epochs"] for call in calls} == {4}
+    assert min(recorded) > 0
+
+
+@pytest.mark.parametrize("wrong", [["--epochs", "1"], ["--images", "200"], ["--ways", "fast"]])
+def test_fit_cuda_refuses_what_it_cannot_measure(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        benchmark("fit_cuda").main(wrong)
+    assert capsys.readouterr().err
