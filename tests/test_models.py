@@ -10,6 +10,7 @@ import torch
 from oracles import assert_close, assert_finite_gradients, assert_refused, randn
 from torch import Tensor, distributions, nn
 
+from vae_tutorial import data as data_module
 from vae_tutorial import gaussian, linear_gaussian, models, training
 from vae_tutorial.linear_gaussian import FactorAnalysis
 from vae_tutorial.models import (
@@ -571,6 +572,106 @@ def test_real_data_may_be_any_finite_number(name: str) -> None:
     model.check_data(x)
     x[0, ..., 0] = -math.inf
     assert_refused(lambda: model.check_data(x), "x", "infinite")
+
+
+# the linear VAE and probabilistic PCA
+
+
+MARKS = data_module.exam_marks().marks.double() / 10
+MARKS = MARKS - MARKS.mean(0)  # the bias is then found at once, and what is left to find is the loadings
+EIGENVALUES = torch.linalg.eigvalsh(MARKS.mT @ MARKS / len(MARKS)).flip(0)  # 6.79, 2.00, 1.03, 0.84, 0.32
+
+
+def as_factor_analysis(vae: VAE) -> FactorAnalysis:
+    decoder = vae.decoder[0]
+    return FactorAnalysis(decoder.weight, decoder.bias, vae.log_var_x.expand(len(decoder.bias)))
+
+
+def linear_vae_of_the_marks(log_var_x: float | None) -> VAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return linear_vae((5,), 2, model=partial(GaussianVAE, log_var_x=log_var_x)).double()
+
+
+def climb(vae: VAE) -> None:
+    """Maximise the exact ELBO of the marks by L-BFGS over encoder and decoder together: no sample is drawn."""
+    options = {"max_iter": 400, "history_size": 30, "tolerance_grad": 1e-8, "tolerance_change": 1e-12}
+    optimizer = torch.optim.LBFGS(vae.parameters(), line_search_fn="strong_wolfe", **options)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = -linear_gaussian.elbo(as_factor_analysis(vae), MARKS, *vae.encode(MARKS)).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+
+
+def assert_is_ppca(vae: VAE, num_used: int, *, nats: float, relative: float) -> None:
+    """The bound is the evidence of probabilistic PCA, and so are variance, loadings, q's variances and each KL."""
+    mu, log_var = (part.detach() for part in vae.encode(MARKS))
+    found = FactorAnalysis(*(part.detach() for part in as_factor_analysis(vae)))
+    given = None if isinstance(vae.log_var_x, nn.Parameter) else vae.log_var_x.item()
+    best = linear_gaussian.ppca(MARKS, 2, log_var=given)
+    evidence = linear_gaussian.log_evidence(best, MARKS).mean().item()
+    assert evidence - nats < linear_gaussian.elbo(found, MARKS, mu, log_var).mean().item() < evidence + 1e-9
+    torch.testing.assert_close(found.log_var, best.log_var, rtol=0, atol=relative)
+    # The diagonal q settles the rotation: the columns are the principal axes, in any order and with any sign.
+    order = found.weight.square().sum(0).argsort(descending=True)
+    weight = found.weight[:, order] * (found.weight[:, order] * best.weight).sum(0).sign()
+    torch.testing.assert_close(weight[:, :num_used], best.weight[:, :num_used], rtol=0, atol=3 * relative)
+    ratio = (best.log_var[0].exp() / EIGENVALUES[:2]).clamp(max=1)
+    torch.testing.assert_close(log_var.exp()[0, order], ratio, rtol=0, atol=relative)
+    kl = 0.5 * (mu.square() + log_var.exp() - log_var - 1).mean(0)[order]
+    torch.testing.assert_close(kl, -0.5 * ratio.log(), rtol=0, atol=relative)
+    assert (weight[:, num_used:].abs() < 5 * math.sqrt(nats)).all()  # what is not used is 0: see ppca
+    assert (kl[num_used:] < nats).all()
+
+
+LOG_VAR_X = [(None, 2), (math.log(3.5), 1)]  # 3.5 is greater than the second eigenvalue: one latent is left unused
+
+
+@pytest.mark.parametrize(("log_var_x", "num_used"), LOG_VAR_X)
+def test_the_best_linear_vae_is_probabilistic_pca(log_var_x: float | None, num_used: int) -> None:
+    vae = linear_vae_of_the_marks(log_var_x)
+    climb(vae)
+    assert_is_ppca(vae, num_used, nats=1e-7, relative=1e-3)
+
+
+@pytest.mark.parametrize(("log_var_x", "num_used"), LOG_VAR_X)
+def test_training_takes_the_linear_vae_to_probabilistic_pca(log_var_x: float | None, num_used: int) -> None:
+    """By fit's sampled gradients; every student counts twenty times, which changes nothing but the gradient's noise."""
+    vae = linear_vae_of_the_marks(log_var_x)
+    schedule = training.warmup_cosine
+    x = MARKS.repeat(20, 1)
+    training.fit(vae, x, num_epochs=200, batch_size=440, learning_rate=0.03, schedule=schedule, progress=False)
+    assert_is_ppca(vae, num_used, nats=0.01, relative=0.05)
+
+
+@pytest.mark.parametrize(("variance", "used"), [(5.0, 1), (1.5, 2), (0.5, 4), (0.2, 5), (8.0, 0)])
+def test_a_latent_at_zero_stays_there_only_if_its_eigenvalue_is_below_the_variance(variance: float, used: int) -> None:
+    """Where collapse comes from in the linear VAE.
+
+    Take the J = 5 latents of probabilistic PCA, set the j-th column to 0 and q_j to the prior. That is stationary. A
+    small column w = t u_j, with q_j the posterior that goes with it, changes the mean ELBO by t^2 (lambda_j / s^2 - 1) /
+    (2 s^2): it pays exactly where the eigenvalue is greater than the noise variance.
+    """
+    best = linear_gaussian.ppca(MARKS, 5, log_var=math.log(variance))
+    axes = linear_gaussian.ppca(MARKS, 5, log_var=-30.0).weight / EIGENVALUES.sqrt()  # the unit eigenvectors
+
+    def elbo(j: int, t: float) -> float:
+        weight = best.weight.clone()
+        weight[:, j] = t * axes[:, j]
+        model = best._replace(weight=weight)
+        mean, covariance = linear_gaussian.posterior(model, MARKS)
+        return linear_gaussian.elbo(model, MARKS, mean, covariance.diagonal().log().expand(88, 5)).mean().item()
+
+    t, pays = 0.01, []
+    for j in range(5):
+        change = elbo(j, t) - elbo(j, 0.0)
+        assert change == pytest.approx(t**2 * (EIGENVALUES[j].item() / variance - 1) / (2 * variance), rel=5e-3)
+        pays.append(change > 0)
+    assert pays == [True] * used + [False] * (5 - used)
 
 
 # other likelihoods

@@ -497,6 +497,10 @@ def linear_vae(data_shape: tuple[int, ...], num_latents: int, *, model: Callable
 
     .. math:: \mu(x) = V x + c, \quad \log \sigma^2(x) = \text{const}, \quad \mathrm{decoder}(z) = W z + b
 
+    As a ``GaussianVAE`` its best bound is the evidence of probabilistic PCA,
+    :func:`vae_tutorial.linear_gaussian.ppca`, and the columns of W are then the principal axes themselves: a diagonal q
+    allows no other rotation. With a given noise variance, a latent whose eigenvalue is below it collapses.
+
     Args:
         data_shape: D, the shape of one data point.
         num_latents: J, the dimensions of the latent.
