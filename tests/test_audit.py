@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, ContinuousBernoulli, Independent, Laplace, Normal, kl_divergence
+from torch.distributions import Bernoulli, ContinuousBernoulli, Independent, Laplace, Normal, StudentT, kl_divergence
 
 from vae_tutorial import audit, gaussian, likelihoods
 from vae_tutorial.audit import BETA, CORRECT, LIMITED, OTHER, SCALED, UNKNOWN, WRONG
@@ -64,6 +64,21 @@ class Annealed:
     def __call__(self, x, y, mu, s):
         self.step += 1
         return bce(y, x) + min(1.0, self.step / 10000) * kl(mu, s)
+
+
+class ChangesLate:
+    """Another KL weight from the sixtieth call on."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def __call__(self, x, y, mu, s):
+        self.step += 1
+        return bce(y, x) + (1.0 if self.step < 60 else 0.5) * kl(mu, s)
+
+
+def pytorch_example(x, y, mu, s):
+    return bce(y, x) + kl(mu, s)
 
 
 def mmd(z: Tensor) -> Tensor:
@@ -203,6 +218,9 @@ ZOO: dict[str, Case] = {
     "half squared error": Case(lambda x, y, m, s: 0.5 * mse(y, x) + kl(m, s), SCALED, 1, ("Gaussian", "left out")),
     "learned scale at 1": Case(learned_scale(1.0), CORRECT, 1, ("variance 1", "normaliser is there")),
     "learned scale at 0.3": Case(learned_scale(0.3), CORRECT, 1, ("variance 0.09", "normaliser")),
+    "variance 0.09, the KL without its -1": Case(
+        lambda x, y, m, s: -Normal(y, 0.3).log_prob(x).sum() - 0.5 * (s - m**2 - s.exp()).sum(), SCALED, 1, ("0.09",)
+    ),
     "absolute error": Case(lambda x, y, m, s: l1(y, x) + kl(m, s), SCALED, 1, ("Laplace", "scale 1")),
     "Laplace with its normaliser": Case(
         lambda x, y, m, s: -Laplace(y, 0.25).log_prob(x).sum() + kl(m, s), SCALED, 1, ("scale 0.25",)
@@ -239,7 +257,7 @@ ZOO: dict[str, Case] = {
     ),
     "tuple": Case(both_terms_as_tuple, SCALED, 1, ("first of 3",)),
     "dictionary": Case(lambda x, y, m, s: {"loss": bce(y, x) + kl(m, s), "kl": 0.0}, SCALED, 1, ("dictionary",)),
-    "fixed shape": Case(fixed_shape, CORRECT, 1, ("refuses",)),
+    "fixed shape": Case(fixed_shape, CORRECT, 1, ("refuses another",)),
     "float32 inside": Case(float32_only, SCALED, 1, ("float32",)),
     "sigmoid inside": Case(lambda x, y, m, s: bce(y.sigmoid(), x) + kl(m, s), SCALED, 1, ("logits",)),
     "squared error on a sigmoid": Case(lambda x, y, m, s: 0.5 * mse(y.sigmoid(), x) + kl(m, s), SCALED, 1, ("sigmoid",)),
@@ -281,7 +299,8 @@ ZOO: dict[str, Case] = {
         OTHER, None, ("free bits", "0.5", "averaged over the batch"),
     ),
     "free bits for each example": Case(
-        lambda x, y, m, s: bce(y, x) + kl_each(m, s).sum(1).clamp(min=2.0).sum(), OTHER, None, ("free bits", " 2 nats", "example")
+        lambda x, y, m, s: bce(y, x) + kl_each(m, s).sum(1).clamp(min=2.0).sum(),
+        OTHER, None, ("free bits", " 2 nats", "example"),
     ),
     "capacity": Case(
         lambda x, y, m, s: bce(y, x) / len(x) + 30 * (kl(m, s) / len(x) - 5.0).abs(), OTHER, None, ("capacity", " 5 nats")
@@ -309,6 +328,7 @@ ZOO: dict[str, Case] = {
     "epsilon in log sigma^2": Case(
         lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s**2 - torch.log(1e-8 + s**2) - 1), LIMITED
     ),
+    "thresholded targets": Case(lambda x, y, m, s: bce(y, (x > 0.5).to(y)) + kl(m, s), LIMITED, 1, ("grey",)),
     "output clamped to (0, 1)": Case(lambda x, y, m, s: 0.5 * mse(y.clamp(0, 1), x) + kl(m, s), LIMITED, 1),
     # --- wrong ---
     "KL subtracted": Case(lambda x, y, m, s: bce(y, x) - kl(m, s), WRONG, None, ("sign",)),
@@ -329,7 +349,7 @@ ZOO: dict[str, Case] = {
     "sign of mu^2": Case(lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 + s + m**2 - s.exp()), WRONG),
     "half on one term only": Case(lambda x, y, m, s: bce(y, x) + torch.sum(m**2 + 0.5 * (s.exp() - s - 1)), WRONG),
     "half forgotten in the logarithm": Case(
-        lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s**2 - torch.log(s) - 1), (WRONG, OTHER), None, ("half", "N(0, 0.5)")
+        lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s**2 - torch.log(s) - 1), WRONG, None, ("half", "N(0, 0.5)")
     ),
     "square forgotten": Case(
         lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s - torch.log(s**2) - 1), (WRONG, OTHER)
@@ -352,11 +372,15 @@ ZOO: dict[str, Case] = {
     "annealed": Case(Annealed(), UNKNOWN, None, ("counter",)),
     "a Python number": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)).item(), UNKNOWN, None, ("float",)),
     "a NumPy number": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)).detach().numpy(), UNKNOWN, None, ("ndarray",)),
+    "one number per latent": Case(
+        lambda x, y, m, s: bce(y, x) + kl_each(m, s).sum(0).repeat(2)[:B], UNKNOWN, None, ("one example each",)
+    ),
     "unreduced": Case(lambda x, y, m, s: F.binary_cross_entropy(y, x, reduction="none"), UNKNOWN, None, ("shape",)),
     "dictionary without a loss": Case(lambda x, y, m, s: {"total": bce(y, x)}, UNKNOWN, None, ("entry",)),
     "raises": Case(lambda x, y, m, s: x.no_such_method(), UNKNOWN, None, ("AttributeError",)),
     "always nan": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)) * math.nan, UNKNOWN, None, ("nan",)),
     "in place": Case(in_place, UNKNOWN, None, ("in place",)),
+    "targets in place": Case(lambda x, y, m, s: bce(y, x.clamp_(0.01, 0.99)) + kl(m, s), UNKNOWN, None, ("in place",)),
     "interaction": Case(lambda x, y, m, s: bce(y, x) * (1 + kl(m, s)), UNKNOWN, None, ("depends on",)),
     "adaptive weight": Case(adaptive, UNKNOWN),
     "maximum mean discrepancy": Case(lambda x, y, m, s: mse(y, x) + mmd(m) + 0 * kl(m, s), (UNKNOWN, WRONG)),
@@ -369,6 +393,23 @@ ZOO: dict[str, Case] = {
     "Huber": Case(lambda x, y, m, s: F.smooth_l1_loss(y, x, reduction="sum") + kl(m, s), UNKNOWN, None, ("Huber",)),
     "log-cosh": Case(lambda x, y, m, s: torch.log(torch.cosh(y - x)).sum() + kl(m, s), UNKNOWN, None, ("log-cosh",)),
     "constrained reconstruction": Case(geco, UNKNOWN),
+    "reconstruction and KL as a pair": Case(lambda x, y, m, s: (bce(y, x), kl(m, s)), WRONG, 0, ("first of 2",)),
+    "soft free bits": Case(lambda x, y, m, s: bce(y, x) + F.softplus(kl_each(m, s) - 0.1).sum(), UNKNOWN),
+    "KL to a power": Case(lambda x, y, m, s: bce(y, x) + kl_each(m, s).pow(1.0001).sum(), UNKNOWN),
+    "ink only": Case(lambda x, y, m, s: bce(y[x > 0], x[x > 0]) + kl(m, s), (OTHER, UNKNOWN), None, ("target",)),
+    "result in float32": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)).float(), SCALED, 1, ("float32",)),
+    "changes late": Case(ChangesLate(), UNKNOWN, None, ("counter",)),
+    "Student's t": Case(lambda x, y, m, s: -StudentT(3.0, y, 1.0).log_prob(x).sum() + kl(m, s), UNKNOWN),
+    "focal": Case(lambda x, y, m, s: ((x - y).abs() ** 2 * -(1 - (x - y).abs()).log()).sum() + kl(m, s), UNKNOWN),
+    "logarithm of the whole": Case(lambda x, y, m, s: pytorch_example(x, y, m, s).log(), UNKNOWN, None, ("depends on",)),
+    "mu and second exchanged": Case(lambda x, y, m, s: bce(y, x) + kl(s, m), UNKNOWN),
+    "correlations penalised": Case(
+        lambda x, y, m, s: bce(y, x) + kl(m, s) + 1e-3 * torch.cov(m.T).square().sum(),
+        UNKNOWN, None, ("examples of a batch",),
+    ),
+    "absolute value of the KL": Case(lambda x, y, m, s: bce(y, x) + kl(m, s).abs(), SCALED, 1),
+    "KL not below 0": Case(lambda x, y, m, s: bce(y, x) + kl_each(m, s).clamp(min=0).sum(), SCALED, 1),
+    "log sigma^2 through a hard tanh": Case(lambda x, y, m, s: bce(y, x) + kl(m, F.hardtanh(s, -7, 2)), LIMITED, 1, ("-7",)),
     "squares to the prior": Case(mse_to_prior, (UNKNOWN, WRONG)),
     "half precision": Case(half_only, UNKNOWN),
     "softmax over pixels": Case(
@@ -392,3 +433,262 @@ def test_zoo(name):
         assert report.beta == pytest.approx(case.beta, rel=1e-3 if "float32" in name else 1e-7), str(report)
     for words in case.says:
         assert words in str(report), str(report)
+
+
+# --- Drawn at random -------------------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """A correct loss in pieces, so that one of them can be broken."""
+
+    pixel: Callable[[Tensor, Tensor], Tensor]  # (x, y) -> (B, *D)
+    log_var: Callable[[Tensor], Tensor]
+    scale: float
+    constant: float
+    per_example: bool
+
+
+def half_square(variance: float, *, normalized: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    constant = 0.5 * math.log(2 * math.pi * variance) if normalized else 0.0
+    return lambda x, y: (x - y) ** 2 / (2 * variance) + constant
+
+
+PIXELS = [
+    functools.partial(lambda x, y: F.binary_cross_entropy(y, x, reduction="none")),
+    functools.partial(lambda x, y: F.binary_cross_entropy_with_logits(y, x, reduction="none")),
+    lambda x, y: -(x * y.log() + (1 - x) * (1 - y).log()),
+    half_square(1.0, normalized=False),
+    half_square(0.07, normalized=True),
+    half_square(3.0, normalized=True),
+    lambda x, y: (x - y).abs(),
+    lambda x, y: (x - y).abs() / 0.3 + math.log(0.6),
+    lambda x, y: -ContinuousBernoulli(logits=y).log_prob(x),
+]
+LOG_VARS = [
+    lambda s: s,
+    lambda s: 2 * s,
+    lambda s: 2 * s.log(),
+    lambda s: s.log(),
+    lambda s: 2 * F.softplus(s).log(),
+    lambda s: F.softplus(s).log(),
+]
+
+
+def drawn(seed: int) -> Parts:
+    generator = torch.Generator().manual_seed(seed)
+    pick, log_var, per_example = (
+        int(torch.randint(n, (), generator=generator)) for n in (len(PIXELS), len(LOG_VARS), 2)
+    )
+    exponent, constant = (torch.rand(2, generator=generator) * 6 - 3).tolist()
+    # a normaliser says its variance only next to an unscaled likelihood
+    return Parts(
+        PIXELS[pick],
+        LOG_VARS[log_var],
+        10**exponent if pick < 4 else 1.0,
+        constant if pick < 4 else 0.0,
+        bool(per_example),
+    )
+
+
+def build(parts: Parts) -> Callable[..., Tensor]:
+    def loss(x, y, mu, s):
+        total = parts.pixel(x, y).flatten(1).sum(1) + kl_each(mu, parts.log_var(s)).sum(1) + parts.constant
+        return parts.scale * (total if parts.per_example else total.mean())
+
+    return loss
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_random_correct_loss_passes(seed):
+    report = run(build(drawn(seed)))
+    assert report.verdict in RIGHT, str(report)
+    assert report.beta == pytest.approx(1, rel=1e-7)
+
+
+def broken(parts: Parts, how: str, size: float) -> Callable[..., Tensor]:
+    """The same loss with one thing wrong; ``size`` says by how much."""
+
+    def loss(x, y, mu, s):
+        variance = parts.log_var(s).exp()
+        pixel, terms = parts.pixel(x, y), [mu**2 / 2, variance / 2, -parts.log_var(s) / 2]
+        names = ("mu^2", "sigma^2", "log sigma^2")
+        terms = [term * (1 + size) if name == how else term for name, term in zip(names, terms, strict=True)]
+        prior = torch.stack(terms).sum(0) - 0.5
+        prior = prior * (1 + size) if how == "KL" else prior
+        prior = prior.clamp(min=size) if how == "free bits" else prior
+        prior = prior[:, 1:] if how == "a latent" else prior.detach() if how == "detached" else prior
+        pixel = pixel[..., 1:] if how == "a pixel" else pixel * (1 + size * x) if how == "ink" else pixel
+        extra = {
+            "output decay": size * y.square().sum(),
+            "mean decay": size * mu.sum(),
+            "interaction": size * mu.sum() * y.sum(),
+            "latents together": size * mu.sum(1).square().sum(),
+            "examples together": size * mu.mean(0).square().sum(),
+            "pixels together": size * (y - x).sum().square(),
+        }.get(how, 0.0)
+        return pixel.sum() + prior.sum() + extra
+
+    return loss
+
+
+WAYS = [
+    "mu^2", "sigma^2", "log sigma^2", "KL", "free bits", "a latent", "detached", "a pixel", "ink", "output decay",
+    "mean decay", "interaction", "latents together", "examples together", "pixels together",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("exponent", [-1, -5])
+def test_a_random_wrong_loss_is_never_called_correct(how, exponent):
+    parts = drawn(100 * WAYS.index(how) + exponent)
+    report = run(broken(parts, how, 10.0**exponent))
+    assert report.verdict not in RIGHT, str(report)
+
+
+def test_the_breakage_is_what_fails():
+    """Without a breakage the same construction passes, so the test above sees the breakage and nothing else."""
+    for seed in (0, 1):
+        assert run(broken(drawn(seed), "nothing", 0.1)).verdict in RIGHT
+
+
+# --- The rest of the interface ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 28, 28), (3, 8, 8), (1,)])
+@pytest.mark.parametrize("num_latents", [1, 16])
+def test_sizes(shape, num_latents):
+    report = audit.audit(pytorch_example, data_shape=shape, num_latents=num_latents, batch_size=2)
+    assert report.verdict == SCALED, str(report)
+
+
+def test_the_same_mean_gives_another_beta_at_another_size():
+    def loss(x, y, mu, s):
+        return F.binary_cross_entropy_with_logits(y, x) + 0.1 * kl_each(mu, s).mean()
+
+    for shape, num_latents in (((784,), 20), ((3, 8, 8), 128)):
+        report = audit.audit(loss, data_shape=shape, num_latents=num_latents, batch_size=8)
+        assert report.beta == pytest.approx(0.1 * math.prod(shape) / num_latents)
+
+
+@pytest.mark.parametrize(("stated", "beta", "verdict"), [(None, 0.01, BETA), (0.01, 1, SCALED), (1.0, 0.01, BETA)])
+def test_the_noise_variance_can_be_stated(stated, beta, verdict):
+    report = run(lambda x, y, m, s: mse(y, x) / (2 * 0.1**2) + kl(m, s), noise_variance=stated)
+    assert report.beta == pytest.approx(beta)
+    assert report.verdict == verdict
+
+
+def sampler(sd: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda mu, s: mu + sd(s) * torch.randn_like(mu)
+
+
+def test_sampling_that_agrees_with_the_loss():
+    assert run(pytorch_example, reparameterize=sampler(lambda s: torch.exp(0.5 * s))).verdict == SCALED
+
+
+@pytest.mark.parametrize(
+    ("sd", "says"),
+    [
+        (torch.exp, "as log sigma"),
+        (lambda s: s, "as sigma"),
+        (lambda s: 2 * torch.exp(0.5 * s), "variance 4"),
+        (lambda s: s + 1, "something else"),
+        (lambda s: 0 * s, "something else"),
+        (lambda s: s.no_such_method(), "raises"),
+    ],
+)
+def test_sampling_that_does_not(sd, says):
+    report = run(pytorch_example, reparameterize=sampler(sd))
+    assert report.verdict == WRONG
+    assert says in str(report)
+
+
+def test_sampling_without_the_mean():
+    report = run(pytorch_example, reparameterize=lambda mu, s: torch.exp(0.5 * s) * torch.randn_like(mu))
+    assert report.verdict == WRONG
+
+
+def test_a_report_is_short_and_plain():
+    lines = str(run(pytorch_example)).splitlines()
+    assert 8 <= len(lines) <= 20
+    assert lines[0] == "verdict:        correct up to a constant scale"
+    assert max(map(len, lines)) < 150
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.randn(4)
+    torch.manual_seed(3)
+    run(draws_inside)
+    run(pytorch_example, reparameterize=sampler(torch.exp))
+    assert torch.equal(torch.randn(4), expected)
+
+
+def test_the_same_loss_gives_the_same_report():
+    assert run(pytorch_example) == run(pytorch_example)
+
+
+def test_audits_under_no_grad():
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert run(pytorch_example).verdict == SCALED
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"batch_size": 1},
+        {"num_latents": 0},
+        {"data_shape": ()},
+        {"data_shape": (3, 0)},
+        {"noise_variance": 0.0},
+        {"noise_variance": math.nan},
+    ],
+)
+def test_bad_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match=next(iter(sizes))):
+        run(pytorch_example, **sizes)
+
+
+def test_an_interrupt_is_not_swallowed():
+    def loss(x, y, mu, s):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(loss)
+
+
+# --- The table of candidates -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parameter", audit._PARAMETERS, ids=lambda p: p.name)
+def test_a_parametrisation_undoes_its_inverse(parameter):
+    log_var = torch.linspace(-20, 20, 41, dtype=torch.float64)
+    torch.testing.assert_close(parameter.log_var(parameter.inverse(log_var)), log_var, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize("parameter", audit._PARAMETERS, ids=lambda p: p.name)
+def test_the_sampling_line_that_is_advised_has_the_right_spread(parameter):
+    log_var = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    names = {"mu": torch.zeros(7), "second": parameter.inverse(log_var), "eps": torch.ones(7), "torch": torch, "F": F}
+    z = eval(parameter.sampling, names)
+    torch.testing.assert_close(z, (log_var / 2).exp())
+
+
+def test_the_likelihoods_are_those_of_the_package():
+    """Differences between two outputs, so that constants drop out."""
+    x, dtype = torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64), torch.float64
+    first, second = (torch.tensor([v], dtype=dtype) for v in ([0.2, 0.7, 0.4], [0.6, 0.3, 0.9]))
+    by_name = {(like.name, like.output): like.per_pixel for like in audit._LIKELIHOODS}
+
+    def difference(function):
+        return float(function(first) - function(second))
+
+    for (name, output), log_p in {
+        ("Bernoulli (binary cross-entropy)", "logits"): likelihoods.bernoulli,
+        ("Gaussian (squared error)", "the mean"): lambda x, y: likelihoods.gaussian(x, y, torch.zeros((), dtype=dtype)),
+        ("continuous Bernoulli", "logits"): lambda x, y: ContinuousBernoulli(logits=y).log_prob(x).sum(),
+        ("Laplace (absolute error)", "the median"): lambda x, y: Laplace(y, 1.0).log_prob(x).sum(),
+    }.items():
+        per_pixel = by_name[name, output]
+        ours, theirs = (lambda y, f=per_pixel: -f(x, y).sum()), (lambda y, f=log_p: f(x, y))
+        assert difference(ours) == pytest.approx(difference(theirs), rel=1e-9)
