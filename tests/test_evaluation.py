@@ -3,6 +3,8 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -942,3 +944,111 @@ def test_bad_paths_are_refused() -> None:
         assert_refused(lambda s=setting: evaluation.tune_step_size(vae, x, **tuning, **s), next(iter(setting)))
     for setting in ({"num_steps": 0}, {"num_steps": 3, "sharpness": 0.0}, {"num_steps": 3, "sharpness": math.inf}):
         assert_refused(lambda s=setting: evaluation.temperatures(**s), list(setting)[-1])
+
+
+# the recorded evaluation
+
+
+def test_a_summary_has_the_bound_for_each_number_of_samples() -> None:
+    """The same noise dealt into groups by hand; K = M is the importance-weighted bound of all."""
+    (x, _), vae, generator = data(3), linear_vae(exact=False), noise(1)
+    summary = evaluation.summarize(vae, x, num_samples=[1, 4, 12], chunk_size=5, generator=noise(1))
+    log_w = torch.cat([vae.log_weights(x, k, generator=generator) for k in (5, 5, 2)]).detach()
+    assert_close(summary.bounds[0], log_w.mean(0))
+    groups = [[log_w[k * 3 + g] for k in range(4)] for g in range(3)]
+    by_hand = sum(torch.stack(group).exp().mean(0).log() for group in groups) / 3
+    assert_close(summary.bounds[1], by_hand, 1e-10)
+    assert_close(summary.bounds[2], bounds.iwae(log_w))
+    assert_close(summary.effective_sample_size, bounds.effective_sample_size(log_w))
+    assert_close(summary.kl, gaussian.kl_to_standard_normal(*vae.encode(x)).detach())
+    assert not any(part.requires_grad for part in summary)
+
+
+def test_a_summary_with_the_exact_posterior_is_the_log_evidence() -> None:
+    x, log_evidence = data(4)
+    summary = evaluation.summarize(linear_vae(exact=True), x, num_samples=[1, 2, 6])
+    assert_close(summary.bounds, log_evidence.expand(3, 4), 1e-10)
+    assert_close(summary.effective_sample_size, torch.full((4,), 6.0).double(), 1e-10)
+
+
+@pytest.mark.parametrize("num_samples", [[], [0, 5], [2, 5]])
+def test_sample_sizes_that_do_not_divide_are_refused(num_samples: list[int]) -> None:
+    assert_refused(lambda: evaluation.summarize(linear_vae(exact=True), data(2)[0], num_samples=num_samples), "largest")
+    assert_refused(
+        lambda: evaluation.summarize(linear_vae(exact=True), data(2)[0], num_samples=[2], chunk_size=0), "chunk_size"
+    )
+
+
+SETTINGS = {"num_samples": (1, 6), "num_annealed": 3, "num_steps": 12, "num_chains": 30, "batch_size": 2}
+
+
+def evaluation_of(path: Path, **changes: Any) -> dict[str, Any]:
+    z, simulated = linear_gaussian.sample(probabilistic_pca(), 4, generator=noise(5))
+    settings = {"model": linear_vae(exact=False), "x": data(5)[0], "simulated": (simulated, z), **SETTINGS, **changes}
+    return evaluation.evaluate(path=path, progress=False, **settings)
+
+
+def test_an_evaluation_has_the_truth_in_its_parts(tmp_path: Path) -> None:
+    record = evaluation_of(tmp_path / "record.pt", model=linear_vae(exact=True), recipe="exact")
+    log_evidence = data(5)[1]
+    assert_close(record["importance"]["bounds"], log_evidence.expand(2, 5), 1e-10)
+    assert_close(record["annealed"]["log_w"], log_evidence[:3].expand(30, 3), 1e-10)
+    _, simulated = linear_gaussian.sample(probabilistic_pca(), 4, generator=noise(5))
+    exact = linear_gaussian.log_evidence(probabilistic_pca(), simulated)
+    for side in ("lower", "upper"):
+        assert_close(record["simulated"][side], exact.expand(30, 4), 1e-10)
+    assert record["facts"]["recipe"] == "exact"
+    assert {"device", "date", "python", "torch"} < set(record["facts"])
+    assert set(record["seconds"]) == {"importance", "annealed", "simulated"}
+
+
+def test_an_evaluation_encloses_the_truth_on_simulated_data(tmp_path: Path) -> None:
+    """The prior as the encoder's q, thirty chains of twelve steps, four data points: within four standard errors."""
+    record = evaluation_of(tmp_path / "record.pt")
+    _, simulated = linear_gaussian.sample(probabilistic_pca(), 4, generator=noise(5))
+    exact = linear_gaussian.log_evidence(probabilistic_pca(), simulated)
+    for side, sign in (("lower", 1), ("upper", -1)):
+        off = sign * (record["simulated"][side] - exact)
+        assert (off.mean(0) < 4 * off.std(0) / 30**0.5).all()
+        assert off.mean() > -3
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, path, write = evaluation_of(tmp_path / "whole.pt"), tmp_path / "record.pt", evaluation._write
+    for stop_after in (1, 2, 3):  # in each of the three parts
+
+        def interrupted(record: dict, path: Path, calls: list[int] = [0], stop: int = stop_after) -> None:  # noqa: B006
+            calls[0] += 1
+            if calls[0] > stop:
+                raise KeyboardInterrupt
+            write(record, path)
+
+        monkeypatch.setattr(evaluation, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluation_of(path)
+    monkeypatch.setattr(evaluation, "_write", write)
+    resumed = evaluation_of(path)
+    for part in ("importance", "annealed", "simulated"):
+        assert resumed["done"][part] == whole["done"][part]
+        assert all(torch.equal(resumed[part][key], value) for key, value in whole[part].items())
+    monkeypatch.setattr(evaluation, "_write", None)  # nothing is left to do
+    assert torch.equal(evaluation_of(path)["importance"]["kl"], whole["importance"]["kl"])
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
+
+
+def test_a_record_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    few = {"num_steps": 2, "num_chains": 2}
+    evaluation_of(tmp_path / "record.pt", **few)
+    changes = ({"num_samples": (1, 7)}, {"num_chains": 3}, {"seed": 1}, {"x": data(6)[0]}, {"batch_size": 3})
+    for change in (*changes, {"model": linear_vae(exact=True)}):
+        assert_refused(lambda c=change: evaluation_of(tmp_path / "record.pt", **{**few, **c}), "another evaluation")
+    torch.save([1], tmp_path / "other.pt")
+    assert_refused(lambda: evaluation_of(tmp_path / "other.pt", **few), "another evaluation")
+
+
+def test_a_fingerprint_tells_weights_apart() -> None:
+    first, second = linear_vae(exact=True), linear_vae(exact=True)
+    assert evaluation.fingerprint(first) == evaluation.fingerprint(second)
+    assert evaluation.fingerprint(first) == pytest.approx(sum(p.abs().sum().item() for p in first.parameters()))
+    second.log_var_x.data += 1e-3
+    assert evaluation.fingerprint(first) != evaluation.fingerprint(second)
