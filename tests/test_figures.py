@@ -190,6 +190,29 @@ def test_more_terms_than_can_be_told_apart_are_refused():
         figures.plot_terms(x, dict.fromkeys("abcde", x), xlabel="width")
 
 
+def test_agreement_is_a_curve_and_markers_for_each_name():
+    x, places = torch.linspace(0, 1, 3), torch.tensor([0.25, 0.75])
+    theory = {name: k * x for k, name in enumerate("abcd")}
+    found = {name: k * places + 0.5 for k, name in enumerate("abcd")}
+    ax = figures.plot_agreement(x, theory, places, found, xlabel="width", ylabel="bits")
+    curves, markers = ax.lines[0::2], ax.lines[1::2]
+    assert [points(line) for line in curves] == [[(0, 0), (0.5, k / 2), (1, k)] for k in range(4)]
+    assert [points(line) for line in markers] == [[(v, k * v + 0.5) for v in (0.25, 0.75)] for k in range(4)]
+    assert all(line.get_linestyle() == "None" for line in markers)
+    assert [line.get_color() for line in markers] == [line.get_color() for line in curves]
+    assert len({line.get_marker() for line in markers}) == len({line.get_linestyle() for line in curves}) == 4
+    assert legend(ax) == list("abcd")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("width", "bits")
+
+
+@pytest.mark.parametrize("names", ["b", "abcde", "ba"])
+def test_agreement_needs_one_set_of_names(names):
+    x = torch.zeros(3)
+    theory = dict.fromkeys("abcde" if len(names) == 5 else "ab"[: len(names)], x)
+    with pytest.raises(ValueError, match="at most 4 quantities under the same names"):
+        figures.plot_agreement(x, theory, x, dict.fromkeys(names, x), xlabel="", ylabel="")
+
+
 def test_a_fit_is_a_line_over_its_shaded_target():
     z = torch.tensor([-1.0, 0.0, 1.0])
     ax = figures.plot_fit(
@@ -297,6 +320,8 @@ def test_paths_are_one_line_for_each_sample():
         lambda: figures.plot_gaps(square, square),
         lambda: figures.plot_bound(three, two, 0.0, optimum=0.0, xlabel=""),
         lambda: figures.plot_terms(three, {"a": three, "b": square}, xlabel=""),
+        lambda: figures.plot_agreement(three, {"a": square}, three, {"a": three}, xlabel="", ylabel=""),
+        lambda: figures.plot_agreement(three, {"a": three}, three, {"a": square}, xlabel="", ylabel=""),
         lambda: figures.plot_fit(three, three, two),
         lambda: figures.plot_log_weights(square, 0.0, 0.0),
         lambda: figures.plot_trace(square, 0.0, ylabel=""),
@@ -317,6 +342,9 @@ CALLS = {
     "plot_sandwich": lambda **options: figures.plot_sandwich(three.abs() + 1, three, three, **options),
     "plot_bound": lambda **options: figures.plot_bound(three, three, 0.0, optimum=0.0, xlabel="", **options),
     "plot_terms": lambda **options: figures.plot_terms(three, {"a": three}, xlabel="", **options),
+    "plot_agreement": lambda **options: figures.plot_agreement(
+        three, {"a": three}, three, {"a": three}, xlabel="", ylabel="", **options
+    ),
     "plot_fit": lambda **options: figures.plot_fit(three, three, three, **options),
     "plot_log_weights": lambda **options: figures.plot_log_weights(three, 0.0, 0.0, **options),
     "plot_trace": lambda **options: figures.plot_trace(three, 0.0, ylabel="", **options),

@@ -130,6 +130,52 @@ def plot_terms(
     return ax
 
 
+def plot_agreement(
+    parameter: Tensor,
+    theory: Mapping[str, Tensor],
+    places: Tensor,
+    found: Mapping[str, Tensor],
+    *,
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Predicted curves, and markers of what was found at a few places: where they agree, the markers lie on the lines.
+
+    Args:
+        parameter: values of the parameter for the curves, (P,).
+        theory: up to four predicted quantities by their names in the legend, each (P,).
+        places: values of the parameter for the markers, (M,).
+        found: what was found there, under the same names, each (M,).
+        xlabel: name of the parameter.
+        ylabel: unit of the quantities.
+        ax: axes to draw on; a new figure without it.
+
+    Returns:
+        The axes: for each name its curve and then its markers.
+
+    Raises:
+        ValueError: if the names or shapes do not fit, or there are more than four.
+
+    >>> import torch
+    >>> x = torch.linspace(0, 1, 5)
+    >>> ax = plot_agreement(x, {"a": x}, x[:2], {"a": x[:2]}, xlabel="width", ylabel="nats")
+    >>> [len(line.get_xdata()) for line in ax.lines]
+    [5, 2]
+    """
+    _check_same_shape(parameter=parameter, **theory)
+    _check_same_shape(places=places, **found)
+    if len(theory) > len(STYLES) or list(theory) != list(found):
+        raise ValueError(f"at most {len(STYLES)} quantities under the same names, got {list(theory)} and {list(found)}")
+    ax = _axes(ax)
+    for (name, curve), (color, dash), marker in zip(theory.items(), STYLES, "ox^s", strict=False):
+        ax.plot(parameter.tolist(), curve.tolist(), color=color, linestyle=dash, linewidth=1.5, label=name)
+        ax.plot(places.tolist(), found[name].tolist(), marker, color=color, markersize=6, fillstyle="none")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
 def plot_fit(
     z: Tensor,
     target: Tensor,
