@@ -586,6 +586,7 @@ def test_neighbourhoods_are_discs_about_the_codes_and_an_image_for_every_point()
     pictures = [torch.as_tensor(np.asarray(box.offsetbox.get_data())) for box in ax.artists]
     assert all(drawn.equal(given[0]) for drawn, given in zip(pictures, [*images, *decoded], strict=True))
     assert [box.patch.get_linestyle() for box in ax.artists] == ["-", "-", "--"]
+    assert [box.xybox[0] > 0 for box in ax.artists] == [True, True, False]  # the images of the data to the right
     assert ax.get_aspect() == 1  # discs look round
 
 

@@ -1033,7 +1033,8 @@ def plot_neighbourhoods(
         ax: axes to draw on; a new figure without it.
 
     Returns:
-        The axes: a disc and an image in a solid frame for each code, an image in a dashed frame for each point between.
+        The axes: a disc and an image in a solid frame, to the right, for each code; for each point between an image in a
+        dashed frame, to the left.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -1053,12 +1054,12 @@ def plot_neighbourhoods(
         ax.add_patch(Circle(tuple(place), radius, facecolor="#D6E8F5", edgecolor=BLUE, linewidth=1.2))
     ax.plot(*codes.mT.tolist(), "o", color=BLUE, markersize=6, label="code of a data point", zorder=4)
     ax.plot(*between.mT.tolist(), "x", color=ORANGE, markersize=8, markeredgewidth=2, label="no data point's code")
-    for points, pictures, color, dash in ((codes, images, BLUE, "-"), (between, decoded, ORANGE, "--")):
+    for points, pictures, side, look in ((codes, images, 1, (BLUE, "-")), (between, decoded, -1, (ORANGE, "--"))):
         for place, picture in zip(points.tolist(), pictures, strict=True):
-            _thumbnail(ax, picture, tuple(place), color=color, dash=dash)
+            _thumbnail(ax, picture, tuple(place), side, *look)
     (left, bottom), (right, top) = (corner.tolist() for corner in torch.cat([codes, between]).aminmax(dim=0))
     margin = 0.18 * max(right - left, top - bottom) + radius
-    ax.set(xlim=(left - margin, right + 2 * margin), ylim=(bottom - margin, top + margin), aspect="equal")
+    ax.set(xlim=(left - 2 * margin, right + 2 * margin), ylim=(bottom - margin, top + margin), aspect="equal")
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
     return ax
@@ -1122,14 +1123,16 @@ def _edges(**coordinates: Tensor) -> tuple[float, float]:
     return values[0].item() - half, values[-1].item() + half
 
 
-def _thumbnail(ax: Axes, image: Tensor, place: tuple[float, float], *, color: str, dash: str) -> None:
-    """A small image beside a point, in a frame, with a line that joins the two."""
+def _thumbnail(ax: Axes, image: Tensor, place: tuple[float, float], side: int, color: str, dash: str) -> None:
+    """A small image to the right (side 1) or left (-1) of a point, in a frame, with a line that joins the two."""
     picture = OffsetImage(
         image[0].detach().numpy(), zoom=1.3, cmap="gray", norm=Normalize(0, 1), interpolation="nearest"
     )
     frame = {"edgecolor": color, "linestyle": dash, "linewidth": 1.5, "boxstyle": "square,pad=0.15"}
     line = {"arrowstyle": "-", "color": color, "linestyle": dash, "linewidth": 1}
-    box = AnnotationBbox(picture, place, (46, 0), boxcoords="offset points", bboxprops=frame, arrowprops=line, pad=0.1)
+    box = AnnotationBbox(
+        picture, place, (46 * side, 0), boxcoords="offset points", bboxprops=frame, arrowprops=line, pad=0.1
+    )
     ax.add_artist(box)
 
 
