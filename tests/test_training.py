@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from vae_tutorial import data, gaussian, linear_gaussian, training
 from vae_tutorial.models import VAE, ConvVAE, ElboTerms, GaussianVAE, linear_vae, mlp_vae
-from vae_tutorial.training import History, average_terms, best_path, fit, load_run, save_run, warmup_cosine
+from vae_tutorial.training import History, average_terms, best_path, fit, kl_warmup, load_run, save_run, warmup_cosine
 
 fit = functools.partial(fit, progress=False)
 
@@ -518,6 +518,36 @@ def test_the_kl_is_recorded_without_its_weight() -> None:
     assert history.test_kl[0] == pytest.approx(terms.kl.item(), abs=1e-8)
 
 
+def test_the_weight_of_the_kl_may_follow_the_course_of_training() -> None:
+    """Beta is 0 in the first three of six epochs: until then nothing but the KL would move the log-variances."""
+    model, seen = mlp_vae((6,), num_latents=2, num_hidden=5, model=Noiseless), []
+
+    def beta(done: float) -> float:
+        seen.append(done)
+        return float(done >= 0.5)
+
+    before = weights(model)["encoder.3.weight"][2:]
+    run = functools.partial(fit, model, bits(), num_epochs=6, batch_size=8, learning_rate=0.1, beta=beta)
+    rows = []
+    run(preprocess=lambda x, *, generator: (rows.append(weights(model)["encoder.3.weight"][2:]), x)[1])
+    assert all(same(row, before) for row in rows[: 1 + 3 * 3 + 1])  # the check, three epochs, the step into the fourth
+    assert not any(same(row, before) for row in rows[1 + 3 * 3 + 1 :])
+    steps = [step / 18 for step in range(18)]
+    assert_close(torch.tensor(sorted(set(seen))), torch.tensor([*steps, 1.0]), 1e-6)
+
+
+def test_a_constant_function_is_a_constant_beta() -> None:
+    one, other = small(), small()
+    fit(one, bits(), num_epochs=2, batch_size=8, beta=0.3)
+    fit(other, bits(), num_epochs=2, batch_size=8, beta=lambda done: 0.3)
+    assert same(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("done", [0.0, 0.03, 0.1, 0.11, 1.0])
+def test_kl_warmup_is_its_equation(done: float) -> None:
+    assert kl_warmup(done) == pytest.approx(done / 0.1 if done < 0.1 else 1.0)
+
+
 def test_without_the_kl_the_weights_that_only_the_kl_moves_stand_still() -> None:
     model = mlp_vae((6,), num_latents=2, num_hidden=5, model=Noiseless)
     before = weights(model)["encoder.3.weight"][2:]  # the half that gives the log-variance
@@ -818,6 +848,7 @@ def shifted(x: Tensor, *, generator: torch.Generator) -> Tensor:
         ({"preprocess": shifted}, ["preprocess was keep, is shifted"]),
         ({"precision": torch.bfloat16}, ["precision was torch.float32, is torch.bfloat16"]),
         ({"beta": 0.5}, ["beta was 1.0, is 0.5"]),
+        ({"beta": kl_warmup}, ["beta was 1.0, is kl_warmup over 2 epochs"]),
         ({"weight_decay": 0.1}, ["weight_decay was 0.0, is 0.1"]),
         ({"ema_decay": 0.9}, ["ema_decay was None, is 0.9"]),
         ({"x": bits(23)}, ["data points was 24, is 23"]),

@@ -93,7 +93,7 @@ def fit(
     compile: bool | str = False,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    beta: float = 1.0,
+    beta: float | Callable[[float], float] = 1.0,
     weight_decay: float = 0.0,
     ema_decay: float | None = None,
     patience: int | None = None,
@@ -126,8 +126,9 @@ def fit(
             for captured CUDA graphs.
         checkpoint: file to write after each epoch and to resume from; of several processes only the first writes.
         progress: show a progress bar.
-        beta: weight of the KL; with any other than 1 what is maximised, reconstruction - beta kl, is not the ELBO.
-            The history keeps the KL itself.
+        beta: weight of the KL, or a function of the fraction of training done that gives it, such as
+            :func:`kl_warmup`. With any other than 1 what is maximised, reconstruction - beta kl, is not the ELBO. The
+            history keeps the KL itself; ``patience`` looks at the objective with the last beta.
         weight_decay: AdamW's, on the weight matrices and kernels; biases and scalars are left alone.
         ema_decay: decay of an exponential moving average of the weights, at least 0 and below 1, such as 0.999. The
             averaged weights are what is tested, recorded as best and left in the model; without it, the last ones.
@@ -167,10 +168,11 @@ def fit(
         batch_size=batch_size,
         preprocess=preprocess,
         precision=precision,
-        beta=beta,
+        kl_weight=lambda done: beta(done / num_epochs) if callable(beta) else beta,
     )
+    last_beta = loop.kl_weight(num_epochs)
     settings = {
-        **_settings(loop, num_epochs, learning_rate, schedule, seed),
+        **_settings(loop, num_epochs, learning_rate, schedule, seed, beta),
         "weight_decay": weight_decay,
         "ema_decay": ema_decay,
         "patience": patience,
@@ -181,15 +183,15 @@ def fit(
     if path is not None and path.exists():
         history = _resume(loop, settings, x_test, num_epochs, path)
     _check_agreement(settings, history)
-    best = _best_weights(path, history, beta) if patience is not None else None
+    best = _best_weights(path, history, last_beta) if patience is not None else None
     with _progress_bar(loop, num_epochs, len(history.seconds), progress) as bar:
-        while len(history.seconds) < num_epochs and not _is_stalled(history, beta, patience):
+        while len(history.seconds) < num_epochs and not _is_stalled(history, last_beta, patience):
             start = time.perf_counter()
             train = _train_epoch(loop, len(history.seconds), bar)
             seconds = time.perf_counter() - start
             test = None if x_test is None else _test(loop, x_test)
             _append(history, train, test, seconds)
-            if test is not None and _epochs_since_best(history, beta) == 0:
+            if test is not None and _epochs_since_best(history, last_beta) == 0:
                 best = copy.deepcopy(loop.evaluated.state_dict()) if patience is not None else None
                 if path is not None and _processes().this == 0:
                     save_run(best_path(path), loop.evaluated, history, dtype=None, epochs=len(history.seconds))
@@ -285,6 +287,28 @@ def warmup_cosine(done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
+def kl_warmup(done: float) -> float:
+    r"""Weight of the KL for :func:`fit`: a linear rise from 0 to 1 over the first 10 % of training, then 1.
+
+    .. math:: \beta(t) = \min(1, \, t / 0.1)
+
+    While the decoder still makes nothing of z, the KL alone moves a latent dimension, and moves it to the prior, from
+    where few come back. A small weight at first leaves the dimensions time to become useful.
+
+    Args:
+        done: fraction t of training done, from 0 to 1.
+
+    Returns:
+        The weight, from 0 to 1.
+
+    Source: Bowman et al. (2016); Sønderby et al. (2016).
+
+    >>> kl_warmup(0.0), kl_warmup(0.05), kl_warmup(0.5)
+    (0.0, 0.5, 1.0)
+    """
+    return min(1.0, done / 0.1)
+
+
 def save_run(
     path: str | os.PathLike[str],
     model: VAE,
@@ -362,7 +386,7 @@ class _Loop:
     batch_size: int
     preprocess: Callable[..., Tensor] | None
     precision: torch.dtype
-    beta: float
+    kl_weight: Callable[[float], float]  # beta after so many epochs
 
     @property
     def num_steps(self) -> int:
@@ -435,8 +459,7 @@ def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
     order = torch.randperm(len(loop.x), generator=loop.generator, device=loop.x.device)
     checked = 0
     for step, index in enumerate(order[: loop.num_steps * loop.batch_size].split(loop.batch_size)):
-        rate = loop.rate(epoch + step / loop.num_steps)
-        terms[step] = _train_step(loop, _batch(loop, loop.x[index]), rate)
+        terms[step] = _train_step(loop, _batch(loop, loop.x[index]), epoch + step / loop.num_steps)
         if step + 1 - checked == CHECK_EVERY or step + 1 == loop.num_steps:
             latest = _average_over_processes(terms[checked : step + 1])
             _check_finite(latest, epoch, checked, loop)
@@ -448,13 +471,13 @@ def _train_epoch(loop: _Loop, epoch: int, bar: "tqdm[Any]") -> Tensor:
     return terms
 
 
-def _train_step(loop: _Loop, x: Tensor, rate: float) -> Tensor:
-    """One step uphill: the batch means of the bound's two terms, (2,), without a gradient."""
+def _train_step(loop: _Loop, x: Tensor, done: float) -> Tensor:
+    """One step uphill, after so many epochs: the batch means of the bound's two terms, (2,), without a gradient."""
     for group in loop.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = loop.rate(done)
     with _arithmetic(loop.model, loop.precision):
         terms = loop.objective(x, loop.generator)
-    loss = loop.beta * terms[1] - terms[0]  # minus the ELBO where beta is 1: kl - reconstruction
+    loss = loop.kl_weight(done) * terms[1] - terms[0]  # minus the ELBO where beta is 1: kl - reconstruction
     loop.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     loop.optimizer.step()
@@ -552,8 +575,9 @@ def _check_fit(
         given = f"num_epochs {num_epochs}, batch_size {loop.batch_size}, learning_rate {learning_rate}"
         raise ValueError(f"num_epochs and batch_size must be at least 1, learning_rate positive and finite: {given}")
     weight_decay, ema_decay, patience = settings["weight_decay"], settings["ema_decay"], settings["patience"]
-    if not (0 <= loop.beta < math.inf and 0 <= weight_decay < math.inf):
-        raise ValueError(f"beta {loop.beta} and weight_decay {weight_decay} must be at least 0 and finite")
+    betas = loop.kl_weight(0), loop.kl_weight(num_epochs)
+    if not (all(0 <= beta < math.inf for beta in betas) and 0 <= weight_decay < math.inf):
+        raise ValueError(f"beta {betas[-1]} and weight_decay {weight_decay} must be at least 0 and finite")
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay must be at least 0 and below 1, got {ema_decay}")
     if patience is not None and (patience < 1 or x_test is None):
@@ -574,7 +598,12 @@ def _check_fit(
 
 
 def _settings(
-    loop: _Loop, num_epochs: int, learning_rate: float, schedule: Callable[[float], float] | None, seed: int
+    loop: _Loop,
+    num_epochs: int,
+    learning_rate: float,
+    schedule: Callable[[float], float] | None,
+    seed: int,
+    beta: float | Callable[[float], float],
 ) -> dict[str, Any]:
     """What a checkpoint must agree in, for a resumed run to be the same run."""
 
@@ -589,7 +618,7 @@ def _settings(
         "seed": seed,
         "preprocess": name(loop.preprocess),
         "precision": str(loop.precision),
-        "beta": loop.beta,
+        "beta": f"{name(beta)} over {num_epochs} epochs" if callable(beta) else beta,
     }
 
 
