@@ -442,7 +442,7 @@ def ais(
     path = _path(model, x, start, betas, step_size, num_leapfrog)
     if num_chains < 1:
         raise ValueError(f"num_chains must be at least 1, got {num_chains}")
-    return _anneal(path, _noise((num_chains, *path.mu.shape), path.mu, generator), generator)
+    return AIS(*_anneal(path, _noise((num_chains, *path.mu.shape), path.mu, generator), generator))
 
 
 def reverse_ais(
@@ -800,14 +800,14 @@ class _State(NamedTuple):
     slope: Tensor  # (K, B, J)
 
 
-def _anneal(path: _Path, eps: Tensor, generator: torch.Generator | None) -> AIS:
+def _anneal(path: _Path, eps: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Walk along ``path.betas``, rising or falling, and add up the steps in beta times r before each transition."""
     state, steps = _state(path, eps), path.betas.diff()
     log_w, acceptance = steps[0] * state.log_ratio, torch.empty_like(path.step_size)
     for t in range(len(path.step_size)):
         state, acceptance[t] = _hmc(path, state, path.betas[t + 1], path.step_size[t], generator)
         log_w = log_w + steps[t + 1] * state.log_ratio
-    return AIS(log_w, acceptance)
+    return log_w, acceptance
 
 
 def _hmc(
