@@ -31,9 +31,10 @@ def test_the_readme_lists_every_script() -> None:
 
 
 def test_the_tutorials_loop_trains_the_same_network_on_the_same_images() -> None:
-    """All three loops reach about the same bound from the same start: none of them is quick because it does less."""
-    fit_speed, reached = benchmark("fit_speed"), {}
-    x, x_test = data.fashion_mnist().images[:1280], data.binarize(data.fashion_mnist("test").images[:200])
+    """From one start, 543 nats, `fit` and the tight loop reach the same weights, and the tutorial's about the same bound."""
+    fit_speed, reached, generator = benchmark("fit_speed"), {}, torch.Generator().manual_seed(0)
+    x = data.fashion_mnist().images[:1280]
+    x_test = data.binarize(data.fashion_mnist("test").images[:200], generator=generator)
     for name, epoch in fit_speed.LOOPS.items():
         torch.manual_seed(0)
         model = models.mlp_vae((1, 28, 28), num_latents=4, num_hidden=32)
@@ -41,8 +42,9 @@ def test_the_tutorials_loop_trains_the_same_network_on_the_same_images() -> None
             epoch(model, x)
         terms = training.average_terms(model, x_test)
         reached[name] = (terms.reconstruction - terms.kl).item()
-    assert all(-480 < value < -300 for value in reached.values()), reached
-    assert max(reached.values()) - min(reached.values()) < 15, reached
+    assert reached["fit"] == pytest.approx(reached["tight"], abs=1e-3)
+    assert reached["fit"] > -530
+    assert reached["tutorial"] == pytest.approx(reached["fit"], abs=3)
 
 
 def test_the_tutorials_data_set_gives_binarized_images_one_at_a_time() -> None:
