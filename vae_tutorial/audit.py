@@ -600,7 +600,7 @@ def _holds(setting: _Setting, model: _Model, course: _Course, point: _Point, val
 
 def _limit(setting: _Setting, model: _Model, course: _Course, point: _Point) -> float | None:
     """The value along the course from which the model no longer holds; None if there is none, nan if it never holds."""
-    last = 0.0 if course.part else 0.5
+    last = 0.0 if course.part else 0.4  # at 0.5 a continuous Bernoulli has a removable singularity
     if not _holds(setting, model, course, point, last):
         return math.nan
     for value in course.values:
