@@ -241,7 +241,7 @@ ZOO: dict[str, Case] = {
         lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s - torch.log(s) - 1), SCALED, 1, ("sqrt",)
     ),
     "second output is log sigma": Case(
-        lambda x, y, m, s: bce(y, x) + torch.sum(0.5 * m**2 + 0.5 * (2 * s).exp() - s - 0.5), SCALED, 1, ("log sigma;",)
+        lambda x, y, m, s: bce(y, x) + torch.sum(0.5 * m**2 + 0.5 * (2 * s).exp() - s - 0.5), SCALED, 1, ("log sigma\n",)
     ),
     "a common factor": Case(lambda x, y, m, s: 1e-3 * (bce(y, x) + kl(m, s)), SCALED, 1),
     "both divided by the pixels": Case(lambda x, y, m, s: (bce(y, x) + kl(m, s)) / len(x) / D, SCALED, 1),
@@ -366,6 +366,9 @@ ZOO: dict[str, Case] = {
     "arguments swapped, logits": Case(lambda x, y, m, s: logits_bce(x, y) + kl(m, s), (WRONG, UNKNOWN)),
     "two sigmoids": Case(lambda x, y, m, s: logits_bce(y.sigmoid(), x) + kl(m, s), WRONG, None, ("twice",)),
     "half of the cross-entropy": Case(lambda x, y, m, s: -(x * y.log()).sum() + kl(m, s), WRONG, None, ("(1 - x)",)),
+    "targets shuffled": Case(lambda x, y, m, s: bce(y, x.flip(0)) + kl(m, s), WRONG, None, ("own target",)),
+    "targets on another scale": Case(lambda x, y, m, s: mse(y, 2 * x - 1) + kl(m, s), WRONG, None, ("0 becomes -1",)),
+    "a trace of |mu|": Case(lambda x, y, m, s: bce(y, x) + kl(m, s) + 1e-6 * m.abs().sum(), UNKNOWN),
     "label smoothing": Case(smoothed, WRONG, None, ("0.05", "0.95")),
     # --- not understood, and said so ---
     "draws random numbers": Case(draws_inside, UNKNOWN, None, ("random",)),

@@ -380,7 +380,6 @@ def _domain(setting: _Setting) -> _Domain:
 # --- Fitting the candidates ------------------------------------------------------------------------------------------
 
 _LOOSE = 1e-4  # a candidate with a guard against log 0 inside still counts as found; it is then checked strictly
-_ROUGH = 1e-6  # above this a fit is no longer exact
 _FAR = 1e-2  # relative disagreement that counts as a limit of the domain
 
 
@@ -600,7 +599,8 @@ def _holds(setting: _Setting, model: _Model, course: _Course, point: _Point, val
 
 def _limit(setting: _Setting, model: _Model, course: _Course, point: _Point) -> float | None:
     """The value along the course from which the model no longer holds; None if there is none, nan if it never holds."""
-    last = 0.0 if course.part else 0.4  # at 0.5 a continuous Bernoulli has a removable singularity
+    # Not at 0, where the right derivative is 0 whatever its factor, nor at 0.5, singular for a continuous Bernoulli.
+    last = course.values[0] / 4 if course.part else 0.4
     if not _holds(setting, model, course, point, last):
         return math.nan
     for value in course.values:
@@ -825,6 +825,7 @@ class Report:
     targets: str = "unknown"
     kl: str = "unknown"
     second_output: str = "unknown"
+    sampling: str = "unknown"
     sign: str = "unknown"
     reductions: tuple[str, ...] = ()
     beta: float | None = None
@@ -845,6 +846,7 @@ class Report:
             ("targets", self.targets),
             ("KL term", self.kl),
             ("second output", self.second_output),
+            ("so sample with", self.sampling),
             *(("reductions", line) for line in self.reductions),
             *(("problem", line) for line in self.problems),
             *(("advice", line) for line in self.advice),
@@ -1046,13 +1048,13 @@ class _Reading(NamedTuple):
         return f"N({self.mean + 0.0:.4g}, {self.variance:.4g})"
 
 
-def _read_prior(prior: _PriorFit, tolerance: float) -> _Reading:
+def _read_prior(prior: _PriorFit, tolerance: float, rough: bool) -> _Reading:
     """The KL and the prior that have these four numbers; a ruling if no KL has them."""
     known = {"second_output": prior.parameter.name}
     numbers = (prior.square, prior.linear, prior.variance, prior.log)
     size = max(float(number.abs().max()) for number in numbers)
     if max(float(number.max() - number.min()) for number in numbers) > tolerance * size:
-        raise _uneven_prior(prior, tolerance * size)
+        raise _uneven_prior(prior, tolerance * size, rough)
     square, linear, variance, log = (float(number.mean()) for number in numbers)
     if abs(square - variance) > tolerance * size or square * log >= 0:
         terms = f"{square:.8g} mu^2, {variance:.8g} sigma^2 and {log:.8g} log sigma^2"
@@ -1064,9 +1066,9 @@ def _read_prior(prior: _PriorFit, tolerance: float) -> _Reading:
     return _Reading(-2 * log, -linear / (2 * square), -log / square)
 
 
-def _uneven_prior(prior: _PriorFit, tolerance: float) -> _Ruling:
+def _uneven_prior(prior: _PriorFit, tolerance: float, rough: bool) -> _Ruling:
     known = {"second_output": prior.parameter.name}
-    if prior.deviation > _ROUGH:
+    if rough:
         return _rule(UNKNOWN, "the KL is explained only roughly, with weights that differ", **known)
     total = prior.square.abs() + prior.variance.abs() + prior.log.abs()
     ignored = total < 1e-6 * total.max()
@@ -1141,6 +1143,17 @@ def _read_scale(setting: _Setting, model: _Model, weights: _Weights, noise_varia
     return _Scale(1.0, "assumed", missing)
 
 
+def _target_problem(x: Tensor, target: Tensor) -> str:
+    """What stands in the place of x, both (B, D)."""
+    values = {v: target[x == v] for v in (0.0, 1.0) if (x == v).any()}
+    if not values:
+        return "the targets are changed inside the loss"
+    if max(float(t.max() - t.min()) for t in values.values()) > _LOOSE:
+        return "a pixel is compared with something other than its own target (shifted, shuffled or blurred?)"
+    changes = ", ".join(f"{v:.0f} becomes {round(float(t.mean()), 6):g}" for v, t in values.items())
+    return f"the targets are changed inside the loss: {changes} (smoothed labels, another scale?)"
+
+
 def _shifted_targets(group: _Group) -> str:
     """Whether a loss that is linear in its target compares with something other than x: smoothed labels, for example."""
     outputs, found = (torch.stack(t).double() for t in zip(*((p.point.y, p.y) for p in group.probes), strict=True))
@@ -1151,10 +1164,7 @@ def _shifted_targets(group: _Group) -> str:
         (white,) = _slopes(functools.partial(likelihood.per_pixel, one), outputs)
         weight, times, deviation = _regress(*(t.flatten(2) for t in (found, black, white - black)))  # (B, D)
         if deviation < _LOOSE and _spread(weight) < _LOOSE:
-            targets = ", ".join(
-                f"{v:.0f} becomes {float((times / weight)[x == v].mean()):.4g}" for v in (0.0, 1.0) if (x == v).any()
-            )
-            return f"the targets are changed inside the loss: {targets} (label smoothing?)"
+            return _target_problem(x, times / weight)
     return ""
 
 
@@ -1229,8 +1239,9 @@ def _judge(
     """All findings about a loss whose two terms were recognised, put together."""
     likelihood, parameter = model.pixels.likelihood, model.prior.parameter
     tolerance = max(10 * _strict(setting), 100 * _deviation(model))
-    _check_pixels(model, tolerance)
-    reading = _read_prior(model.prior, tolerance)
+    rough = _deviation(model) > 10 * _strict(setting)  # no exact fit: uneven weights may be an artefact
+    _check_pixels(model, tolerance, rough)
+    reading = _read_prior(model.prior, tolerance, rough)
     weights = _Weights(float(model.pixels.weight.nanmean()), reading.weight)
     scale = _read_scale(setting, model, weights, noise_variance)
     beta = weights.prior / (weights.pixels * scale.value)
@@ -1256,7 +1267,8 @@ def _judge(
         decoder_output=likelihood.output,
         targets=_target_text(likelihood, domain),
         kl=f"KL(q || {reading.name}), weight {weights.prior:.6g} for each latent of the batch",
-        second_output=f"{parameter.name}; so sample with z = {parameter.sampling}",
+        second_output=parameter.name,
+        sampling=f"z = {parameter.sampling}",
         sign="unknown" if verdict == UNKNOWN else _sign_text(weights),
         reductions=_reductions(weights, sizes, tolerance),
         beta=None if verdict == UNKNOWN else beta,
@@ -1272,7 +1284,7 @@ def _deviation(model: _Model) -> float:
     return max(model.pixels.deviation, model.prior.deviation)
 
 
-def _check_pixels(model: _Model, tolerance: float) -> None:
+def _check_pixels(model: _Model, tolerance: float, rough: bool) -> None:
     """A reconstruction that is a likelihood and counts every pixel once."""
     likelihood = model.pixels.likelihood
     known = {
@@ -1283,7 +1295,7 @@ def _check_pixels(model: _Model, tolerance: float) -> None:
     if likelihood.mistake:
         raise _rule(UNKNOWN if likelihood.mistake is _NOT_NORMALIZED else WRONG, likelihood.mistake, **known)
     uneven = _uneven(model.pixels.weight, tolerance)
-    if uneven and model.pixels.deviation > _ROUGH:
+    if uneven and rough:
         raise _rule(UNKNOWN, "the reconstruction is explained only roughly, with weights that differ", **known)
     if uneven:
         advice = "the log-likelihood counts every pixel once"
