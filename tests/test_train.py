@@ -21,7 +21,9 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-TINY = words("--limit 200 --latents 3 --channels 4 --blocks 1 --batch-size 32 --device cpu --threads 1 --quiet")
+TINY = words(
+    "--limit 200 --latents 3 --channels 4 --blocks 1 --hidden 6 --batch-size 32 --device cpu --threads 1 --quiet"
+)
 OPTIONS = words("--epochs 3 --learning-rate 0.003 --weight-decay 0.1 --ema-decay 0.9 --beta 0.5 --patience 2 --seed 5")
 
 
@@ -67,7 +69,7 @@ def test_the_command_is_a_direct_call_of_fit_to_the_bit(tmp_path: Path) -> None:
     images, test = data.fashion_mnist().images[:200], data.fashion_mnist("test").images
     x_test = data.binarize(test, generator=torch.Generator().manual_seed(0))[:200]
     torch.manual_seed(5)
-    model = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1)
+    model = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1, num_hidden=6)
     history = training.fit(
         model,
         images,
@@ -88,7 +90,7 @@ def test_the_command_is_a_direct_call_of_fit_to_the_bit(tmp_path: Path) -> None:
     assert same(state(tmp_path / "a.pt"), state(tmp_path / "b.pt"))
     for name in ("a", "b"):
         assert training.best_path(tmp_path / f"{name}.pt").exists()
-    other = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1)
+    other = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1, num_hidden=6)
     record = training.load_run(tmp_path / "record.pt", other)
     assert same(other.state_dict(), {name: value.half().float() for name, value in model.state_dict().items()})
     assert record.history.test_kl == history.test_kl
@@ -120,6 +122,7 @@ def test_every_argument_of_fit_is_an_option_with_a_default_of_its_own_or_of_fits
     [
         ("--compile", {"compile": "default"}),
         ("--compile reduce-overhead", {"compile": "reduce-overhead"}),
+        ("--kl-warmup", {"beta": training.kl_warmup}),
         ("--precision bfloat16", {"precision": torch.bfloat16}),
         ("--schedule constant", {"schedule": None}),
         ("--ema-decay 0.5 --patience 3", {"ema_decay": 0.5, "patience": 3}),
@@ -175,6 +178,7 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
         ("--device toaster", "--device: Expected one of cpu, cuda"),
         ("--data mnist --full", "MNIST is always the full set"),
         ("--folder x", "add --full"),
+        ("--beta 2 --kl-warmup", "give one of --beta and --kl-warmup"),
         ("--depth 3", "unrecognized arguments: --depth 3"),
     ],
 )
@@ -280,7 +284,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
             f"{training.best_path(checkpoint)}; the same command goes on from there."
         )
         assert len(state(checkpoint)["history"]["train_kl"]) == epochs_done
-        model = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1)
+        model = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1, num_hidden=6)
         assert 1 <= training.load_run(training.best_path(checkpoint), model).facts["epochs"] <= epochs_done
     assert command(*run, str(checkpoint)).returncode == 0
     assert same(state(checkpoint), state(tmp_path / "whole.pt"))

@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace, device: torch.device) -> None:
     if _is_first() and _under_torchrun():
         distributed.barrier()
     torch.manual_seed(options.seed)
-    model = models.ConvVAE(options.latents, options.channels, options.blocks)
+    model = models.ConvVAE(options.latents, options.channels, options.blocks, options.hidden)
     history = training.fit(model, x, x_test=x_test, device=device, **_settings(options))
     if _is_first():
         _report(history, len(x), len(x_test))
@@ -102,7 +102,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "schedule": SCHEDULES[options.schedule],
         "weight_decay": options.weight_decay,
         "ema_decay": options.ema_decay,
-        "beta": options.beta,
+        "beta": training.kl_warmup if options.kl_warmup else options.beta,
         "patience": options.patience,
         "precision": PRECISIONS[options.precision],
         "compile": options.compile or False,
@@ -185,6 +185,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.full and options.data == "mnist":
         parser.error("--full is for Fashion-MNIST: MNIST is always the full set")
+    if options.kl_warmup and options.beta != 1:
+        parser.error("--kl-warmup ends at a beta of 1: give one of --beta and --kl-warmup")
     if options.folder is not None and not (options.full or options.data == "mnist"):
         parser.error("--folder is for full sets, and Fashion-MNIST's small one comes with the package: add --full")
     return options
@@ -207,6 +209,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--latents", type=_whole(1), default=32, metavar="J", help="dimensions of the latent (%(default)s)")
     add("--channels", type=_whole(1), default=64, metavar="C", help="channels of the convolutions (%(default)s)")
     add("--blocks", type=_whole(0), default=2, metavar="N", help="residual blocks on each side (%(default)s)")
+    add(
+        "--hidden", type=_whole(1), metavar="N", help="width of a hidden layer between grid and latents (no such layer)"
+    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +223,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=float, default=0.0, metavar="X", help="of AdamW (%(default)s)")
     add("--ema-decay", type=float, metavar="X", help="average the weights with this decay, such as 0.999 (no average)")
     add("--beta", type=float, default=1.0, metavar="X", help="weight of the KL; 1 makes it the ELBO (%(default)s)")
+    add(
+        "--kl-warmup", action="store_true", help="let the KL's weight rise from 0 to 1 over the first 10 %% of training"
+    )
     add("--patience", type=_whole(1), metavar="N", help="stop after N epochs without a better test ELBO (never)")
     add("--seed", type=int, default=0, metavar="N", help="of the weights, the order and all noise (%(default)s)")
 
