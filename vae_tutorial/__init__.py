@@ -13,10 +13,12 @@ In the order in which the chapters need them; a module imports only modules abov
 ``bounds``           the evidence lower bound and its neighbours, from importance weights
 ``gradients``        the ELBO's gradient: score function, pathwise, path derivative
 ``variational``      Gaussian families without a network, and the loop that fits them
-``models``           variational autoencoders: linear, fully connected, convolutional
+``audit``            what a VAE loss computes, found by probing it
+``models``           autoencoders and variational autoencoders: linear, fully connected, convolutional
 ``training``         one training loop
 ``evaluation``       how well a trained model explains data it has not seen
 ``data``             exam marks, Fashion-MNIST and MNIST as tensors with fixed splits
+``train``            the training loop from the command line
 ``figures``          drawing what the others compute; needs matplotlib, and only this module does
 ===================  ===================================================================================================
 
