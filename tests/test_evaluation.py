@@ -911,6 +911,19 @@ def test_a_step_that_runs_away_is_rejected() -> None:
     assert_close(wild.log_w, one.log_w, 1e-12)  # a chain that stays where it is adds its increments to one ratio
 
 
+def test_the_acceptance_is_in_the_order_of_the_temperatures_both_ways() -> None:
+    model, vae = random_linear(80, 5, 2)
+    x = randn(2, 5, seed=9)
+    path = {"start": prior(2, 2), "betas": evaluation.temperatures(4), "generator": noise(1)}
+    path["step_size"] = torch.tensor([[1e-3], [1e-3], [1e3]])  # only the last transition is hopeless
+    for result in (
+        evaluation.ais(vae, x, num_chains=5, **path),
+        evaluation.reverse_ais(vae, x, posterior_samples(model, x, 5, seed=1), **path),
+    ):
+        assert (result.acceptance[:2] > 0.99).all()
+        assert (result.acceptance[2] < 0.01).all()
+
+
 def test_bad_paths_are_refused() -> None:
     vae, x, z = linear_vae(exact=False), torch.zeros(3, D), torch.zeros(2, 3, 2)
     good = {"start": prior(3, 2), "betas": evaluation.temperatures(3), "step_size": 0.1}
@@ -1034,6 +1047,12 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_bits(tmp_path: Path, monk
     monkeypatch.setattr(evaluation, "_write", None)  # nothing is left to do
     assert torch.equal(evaluation_of(path)["importance"]["kl"], whole["importance"]["kl"])
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
+
+
+def test_every_batch_of_an_evaluation_has_noise_of_its_own(tmp_path: Path) -> None:
+    record = evaluation_of(tmp_path / "record.pt", x=data(1)[0].expand(4, D), batch_size=1, num_steps=2)
+    assert len(record["importance"]["bounds"][0].unique()) == 4
+    assert len(record["annealed"]["log_w"][0].unique()) == 3
 
 
 def test_a_record_of_another_evaluation_is_refused(tmp_path: Path) -> None:
