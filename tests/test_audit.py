@@ -221,6 +221,9 @@ ZOO: dict[str, Case] = {
     "variance 0.09, the KL without its -1": Case(
         lambda x, y, m, s: -Normal(y, 0.3).log_prob(x).sum() - 0.5 * (s - m**2 - s.exp()).sum(), SCALED, 1, ("0.09",)
     ),
+    "variance 0.25 without 2 pi": Case(
+        lambda x, y, m, s: 0.5 * ((x - y) ** 2 / 0.25 + math.log(0.25)).sum() + kl(m, s), SCALED, 1, ("variance 0.25",)
+    ),
     "absolute error": Case(lambda x, y, m, s: l1(y, x) + kl(m, s), SCALED, 1, ("Laplace", "scale 1")),
     "Laplace with its normaliser": Case(
         lambda x, y, m, s: -Laplace(y, 0.25).log_prob(x).sum() + kl(m, s), SCALED, 1, ("scale 0.25",)
@@ -368,6 +371,13 @@ ZOO: dict[str, Case] = {
     "half of the cross-entropy": Case(lambda x, y, m, s: -(x * y.log()).sum() + kl(m, s), WRONG, None, ("(1 - x)",)),
     "targets shuffled": Case(lambda x, y, m, s: bce(y, x.flip(0)) + kl(m, s), WRONG, None, ("own target",)),
     "targets on another scale": Case(lambda x, y, m, s: mse(y, 2 * x - 1) + kl(m, s), WRONG, None, ("0 becomes -1",)),
+    "another weight between two values": Case(
+        lambda x, y, m, s: bce(y, x) + torch.where((s > 3.2) & (s < 4.2), 2.0, 1.0).mul(kl_each(m, s)).sum(), UNKNOWN
+    ),
+    "another weight in the middle of the means": Case(
+        lambda x, y, m, s: bce(y, x) + torch.where((m.abs() > 4) & (m.abs() < 7), 2.0, 1.0).mul(kl_each(m, s)).sum(), UNKNOWN
+    ),
+    "targets clamped": Case(lambda x, y, m, s: 0.5 * mse(y, x.clamp(0, 1)) + kl(m, s), LIMITED, 1, ("targets outside",)),
     "a trace of |mu|": Case(lambda x, y, m, s: bce(y, x) + kl(m, s) + 1e-6 * m.abs().sum(), UNKNOWN),
     "label smoothing": Case(smoothed, WRONG, None, ("0.05", "0.95")),
     # --- not understood, and said so ---

@@ -640,6 +640,43 @@ def _disagreements(setting: _Setting, model: _Model, domain: _Domain) -> list[tu
     return [model.disagreement(_measure(setting, point)) for point in points]
 
 
+def _strata(dice: _Dice, num: int, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """Numbers that leave no gap between low and high, in random order, (num, *shape)."""
+    size = num * math.prod(shape)
+    order = torch.randperm(size, generator=dice.generator)
+    return (low + (high - low) * (order + dice.uniform((size,), 0, 1)) / size).reshape(num, *shape)
+
+
+def _sweep(
+    setting: _Setting, model: _Model, domain: _Domain, *, span: tuple[float, float] | None = None
+) -> list[float]:
+    """Relative disagreements in y, mu and the second output at points that cover the whole range of each.
+
+    ``span`` is the range of the targets, if they are not to be zeros and ones or grey levels.
+    """
+    dice, num, grey = _Dice(43), 8, domain.grey and not model.pixels.likelihood.binary
+    y = _strata(dice, num, setting.x_shape, -12, 12)
+    y = y.sigmoid() if model.pixels.likelihood.domain[0] == 0 else y
+    mu = _strata(dice, num, setting.z_shape, -30, 30)
+    second = model.prior.parameter.inverse(_strata(dice, num, setting.z_shape, -12, 12))
+    worst = [0.0, 0.0, 0.0]
+    for place in zip(y, mu, second, strict=True):
+        x = dice.uniform(setting.x_shape, *span) if span else _targets(setting, dice, grey=grey)
+        gaps = model.disagreement(_measure(setting, _Point(x, *place)))
+        worst = [max(pair) for pair in zip(worst, gaps, strict=True)]
+    return worst
+
+
+def _changes_targets(setting: _Setting, model: _Model, domain: _Domain) -> bool:
+    """Whether a likelihood of real numbers treats targets outside (0, 1) differently; refusing them is no fault."""
+    if model.pixels.likelihood.normalizer is None or not domain.grey:
+        return False
+    try:
+        return _sweep(setting, model, domain, span=(-3.0, 3.0))[0] > _FAR
+    except _Refusal:
+        return False
+
+
 def _value_disagreement(setting: _Setting, model: _Model, domain: _Domain) -> float:
     """How far the values move from what the model says, between points that share their targets; relative."""
     dice, grey = _Dice(7), domain.grey and not model.pixels.likelihood.binary
@@ -1137,7 +1174,10 @@ def _read_scale(setting: _Setting, model: _Model, weights: _Weights, noise_varia
         scale = weight / weights.pixels
         if abs(left) <= error or scale <= 0:
             continue
-        if min(abs(rest - weight * entries * normalizer(scale)) for rest in (left, without)) < 10 * error:
+        # with or without the constant of the unit scale, such as log(2 pi) / 2
+        full, short = (weight * entries * (normalizer(scale) - unit) for unit in (0.0, normalizer(1.0)))
+        gaps = [abs(rest - constant) for rest in (left, without) for constant in (full, short)]
+        if (abs(scale - 1) > 1e-9 and min(gaps) < 100 * error) or abs(left - full) < 100 * error:
             return _Scale(scale, "read from the normaliser", "the likelihood's normaliser is there")
     missing = "the normaliser is left out (a constant, harmless)" if abs(left) <= error else constants
     return _Scale(1.0, "assumed", missing)
@@ -1332,7 +1372,9 @@ def _shape_issues(setting: _Setting, domain: _Domain, groups: list[_Group], mode
         yield _Issue(UNKNOWN, "the reconstruction's derivative changes its form when the reconstruction is good")
     elif near_prior > _LOOSE and not {"log sigma^2", "mu"} & clamped:
         yield _near_prior_issue(_threshold(setting, model))
-    elif any(math.isnan(limit) for _, limit in limits):
+    elif any(math.isnan(limit) for _, limit in limits) or (
+        setting.dtype == torch.float64 and not limits and max(_sweep(setting, model, domain)) > _FAR
+    ):
         yield _Issue(UNKNOWN, "the derivatives are not everywhere what they are at most points")
     elif not clamped and _value_disagreement(setting, model, domain) > max(_strict(setting), 100 * _deviation(model)):
         yield _Issue(WRONG, "value and gradient disagree: a part is detached, or the gradient is not that of the value")
@@ -1343,6 +1385,8 @@ def _shape_issues(setting: _Setting, domain: _Domain, groups: list[_Group], mode
         and _fit_pixels(model.pixels.likelihood, group)[1] > _LOOSE for group in groups
     ):  # fmt: skip
         yield _Issue(LIMITED, "grey targets are changed inside the loss (thresholded?): right for zeros and ones only")
+    if not clamped and _changes_targets(setting, model, domain):
+        yield _Issue(LIMITED, "targets outside (0, 1) are clamped or treated differently")
     if model.pixels.narrowed:
         yield _Issue(LIMITED, "outside (0, 1) the decoder's output is clamped or treated differently")
 
