@@ -1126,7 +1126,7 @@ def _edges(**coordinates: Tensor) -> tuple[float, float]:
 def _thumbnail(ax: Axes, image: Tensor, place: tuple[float, float], side: int, color: str, dash: str) -> None:
     """A small image to the right (side 1) or left (-1) of a point, in a frame, with a line that joins the two."""
     picture = OffsetImage(
-        image[0].detach().numpy(), zoom=1.3, cmap="gray", norm=Normalize(0, 1), interpolation="nearest"
+        image[0].detach().numpy(), zoom=1.15, cmap="gray", norm=Normalize(0, 1), interpolation="nearest"
     )
     frame = {"edgecolor": color, "linestyle": dash, "linewidth": 1.5, "boxstyle": "square,pad=0.15"}
     line = {"arrowstyle": "-", "color": color, "linestyle": dash, "linewidth": 1}
