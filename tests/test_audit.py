@@ -620,6 +620,58 @@ def test_sampling_without_the_mean():
     assert report.verdict == WRONG
 
 
+# --- What a stranger's losses showed: no false word in a report -------------------------------------------------------
+
+
+def test_a_squared_plus_an_absolute_error_does_not_change_the_targets():
+    report = run(lambda x, y, m, s: mse(y, x) + 0.1 * (y - x).abs().sum() + kl(m, s))
+    assert report.verdict == UNKNOWN, str(report)
+    assert "targets are changed" not in str(report), str(report)
+
+
+def test_a_scaled_sigma_is_no_kl_only_for_the_named_second_output():
+    report = run(lambda x, y, m, s: bce(y, x) + kl(m, 2 * (s - 1)))
+    assert report.verdict == WRONG, str(report)
+    assert "unless the variance is 0.1353 times" in str(report), str(report)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3])
+@pytest.mark.parametrize("sd", [0.5, 1.7])
+def test_another_prior_comes_with_its_own_constant(mean, sd):
+    def prior(m, s):
+        return 0.5 * torch.sum(((m - mean) ** 2 + s.exp()) / sd**2 + math.log(sd**2) - s - 1)
+
+    whole = run(lambda x, y, m, s: bce(y, x) + prior(m, s))
+    assert whole.verdict == OTHER, str(whole)
+    assert "no constant is left out or added" in whole.reconstruction, str(whole)
+    gaussian = run(lambda x, y, m, s: (2 * (x - y) ** 2 + 0.5 * math.log(2 * math.pi / 4)).sum() + prior(m, s))
+    assert gaussian.noise_variance == pytest.approx(0.25), str(gaussian)
+    assert gaussian.beta == pytest.approx(1), str(gaussian)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wrong_factor_of_the_logarithm_is_not_advised_twice(factor):
+    report = run(lambda x, y, m, s: bce(y, x) - 0.5 * torch.sum(1 + factor * s - m**2 - s.exp()))
+    assert report.verdict == WRONG, str(report)
+    assert len(report.problems) == len(report.advice) == 1, str(report)
+
+
+def test_a_pair_of_terms_is_told_what_was_read():
+    report = run(lambda x, y, m, s: (bce(y, x), kl(m, s)))
+    assert report.verdict == WRONG, str(report)
+    assert "the audit reads the first result" in str(report), str(report)
+
+
+def test_half_precision_is_not_called_float32():
+    report = run(
+        lambda x, y, m, s: (
+            F.binary_cross_entropy_with_logits(y.bfloat16(), x.bfloat16()).sum() + kl(m.bfloat16(), s.bfloat16())
+        )
+    )
+    assert "half precision" in str(report), str(report)
+    assert "works in float32" not in str(report), str(report)
+
+
 def test_a_report_is_short_and_plain():
     lines = str(run(pytorch_example)).splitlines()
     assert 8 <= len(lines) <= 20

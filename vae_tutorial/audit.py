@@ -1051,7 +1051,9 @@ def _check_alive(setting: _Setting, groups: list[_Group]) -> None:
         raise _rule(WRONG, problem, "no .item(), .detach(), float() or no_grad: let the tensor itself enter the sum")
     beta = 0.0 if dead == ["mu", "second"] else None
     term = "the reconstruction" if dead == ["y"] else "the KL" if beta is not None else "a part of the loss"
-    raise _rule(WRONG, f"{term} is missing: the loss does not depend on {names}", beta=beta)
+    several = "the first of" in base.form  # such as (reconstruction, KL)
+    advice = "return the sum of the terms, or put it first: the audit reads the first result" if several else ""
+    raise _rule(WRONG, f"{term} is missing: the loss does not depend on {names}", advice, beta=beta)
 
 
 def _moved(setting: _Setting, base: _Probe, name: str) -> float:
@@ -1096,9 +1098,12 @@ def _read_prior(prior: _PriorFit, tolerance: float, rough: bool) -> _Reading:
     if abs(square - variance) > tolerance * size or square * log >= 0:
         terms = f"{square:.8g} mu^2, {variance:.8g} sigma^2 and {log:.8g} log sigma^2"
         terms += f", and {linear:.4g} mu" * (abs(linear) > tolerance * size)
+        times = variance / square if square * variance > 0 > square * log else None
+        remark = f" (unless the variance is {times:.4g} times what that says, in your sampling too)" if times else ""
         raise _rule(
-            WRONG, f"the second term is no KL divergence: it is made of {terms}; a KL to N(0, I) has 1/2, 1/2 and -1/2 "
-            "times one weight", "write -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over the latents", **known,
+            WRONG, f"the second term is no KL divergence of a q whose second output is {prior.parameter.name}{remark}: "
+            f"it is made of {terms}; a KL to N(0, I) has 1/2, 1/2 and -1/2 times one weight",
+            "write -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over the latents", **known,
         )  # fmt: skip
     return _Reading(-2 * log, -linear / (2 * square), -log / square)
 
@@ -1146,8 +1151,16 @@ class _Scale(NamedTuple):
     constants: str
 
 
+def _prior_constant(setting: _Setting, reading: _Reading, tolerance: float) -> float:
+    """What KL(q || N(m, v)) has beyond the -1/2 of each latent: (m^2 / v + log v) / 2 each, and 0 for N(0, 1)."""
+    if abs(reading.variance - 1) < tolerance and abs(reading.mean) < tolerance:
+        return 0.0
+    each = (reading.mean**2 / reading.variance + math.log(reading.variance)) / 2
+    return reading.weight * setting.batch_size * setting.num_latents * each
+
+
 def _leftover(setting: _Setting, model: _Model, seed: int) -> tuple[float, float]:
-    """What the loss adds to the two terms, and how exactly that is known."""
+    """What the loss adds to the two terms with the -1/2 of each latent, and how exactly that is known."""
     dice = _Dice(seed)
     probe = _measure(setting, _near(setting, dice, model, 0.3, grey=False))
     modelled = float(model.value(*(tensor.double() for tensor in probe.point)))
@@ -1155,9 +1168,12 @@ def _leftover(setting: _Setting, model: _Model, seed: int) -> tuple[float, float
     return probe.value - modelled, 10 * _strict(setting) * (abs(probe.value) + abs(modelled) + 1e-300)
 
 
-def _read_scale(setting: _Setting, model: _Model, weights: _Weights, noise_variance: float | None) -> _Scale:
+def _read_scale(
+    setting: _Setting, model: _Model, weights: _Weights, noise_variance: float | None, prior_constant: float
+) -> _Scale:
     """The likelihood's scale v: as stated by the reader, as the normaliser says, or 1."""
-    (left, error), (again, _) = _leftover(setting, model, 31), _leftover(setting, model, 37)
+    (short_of, error), (again, _) = _leftover(setting, model, 31), _leftover(setting, model, 37)
+    left, again = short_of - prior_constant, again - prior_constant
     constants = (
         "no constant is left out or added" if abs(left) <= error else f"a constant of {left:.6g} (it has no gradient)"
     )
@@ -1169,14 +1185,14 @@ def _read_scale(setting: _Setting, model: _Model, weights: _Weights, noise_varia
     if noise_variance is not None:
         return _Scale(noise_variance, "as you stated", constants)
     entries = setting.batch_size * setting.num_pixels
-    without = left + float(model.prior.log.sum())  # if the KL leaves out its -1/2, there is that much less to explain
+    without = short_of + float(model.prior.log.sum())  # if the KL leaves out its -1/2, there is less to explain
     for weight in (weights.prior, 1.0, 1 / setting.batch_size, 1 / entries, 1 / setting.num_pixels):
         scale = weight / weights.pixels
         if abs(left) <= error or scale <= 0:
             continue
         # with or without the constant of the unit scale, such as log(2 pi) / 2
         full, short = (weight * entries * (normalizer(scale) - unit) for unit in (0.0, normalizer(1.0)))
-        gaps = [abs(rest - constant) for rest in (left, without) for constant in (full, short)]
+        gaps = [abs(rest - constant) for rest in (left, short_of, without) for constant in (full, short)]
         if (abs(scale - 1) > 1e-9 and min(gaps) < 100 * error) or abs(left - full) < 100 * error:
             return _Scale(scale, "read from the normaliser", "the likelihood's normaliser is there")
     missing = "the normaliser is left out (a constant, harmless)" if abs(left) <= error else constants
@@ -1194,8 +1210,13 @@ def _target_problem(x: Tensor, target: Tensor) -> str:
     return f"the targets are changed inside the loss: {changes} (smoothed labels, another scale?)"
 
 
-def _shifted_targets(group: _Group) -> str:
+def _shifted_targets(groups: list[_Group]) -> str:
     """Whether a loss that is linear in its target compares with something other than x: smoothed labels, for example."""
+    problems = [_shifted_target(group) for group in groups if not group.real]
+    return problems[0] if all(problems) else ""  # with grey targets too: a squared plus an absolute error is none
+
+
+def _shifted_target(group: _Group) -> str:
     outputs, found = (torch.stack(t).double() for t in zip(*((p.point.y, p.y) for p in group.probes), strict=True))
     x = group.probes[0].point.x.double().flatten(1)
     zero, one = torch.zeros_like(outputs), torch.ones_like(outputs)
@@ -1234,7 +1255,10 @@ def _examine(setting: _Setting, first: _Probe, noise_variance: float | None) -> 
 
 def _general_notes(setting: _Setting, first: _Probe) -> tuple[str, ...]:
     notes = [f"the loss returns {first.form}"] * (first.form != "one number")
-    notes += ["the loss works in float32, so it was checked to about 1e-4 only"] * (setting.dtype == torch.float32)
+    if first.precision in (torch.float16, torch.bfloat16):
+        notes.append("the loss works in half precision, too coarse for the audit: audit it in float32 or float64")
+    elif setting.dtype == torch.float32:
+        notes.append("the loss works in float32, so it was checked to about 1e-4 only")
     notes += ["the decoder's output had to be given as (B, D)"] * setting.flat
     return tuple(notes)
 
@@ -1253,7 +1277,9 @@ def _identify(setting: _Setting, groups: list[_Group]) -> _Model:
             )  # fmt: skip
     reason = _coupling(setting, 1) or _coupling(setting, 2)
     raise _rule(
-        UNKNOWN, "no Gaussian KL explains the derivatives in mu and the second output" + _because(reason), **known
+        UNKNOWN,
+        "no Gaussian KL in the table explains the derivatives in mu and the second output" + _because(reason),
+        **known,
     )
 
 
@@ -1264,8 +1290,9 @@ def _identify_pixels(setting: _Setting, groups: list[_Group]) -> _PixelFit:
     best = _best_pixels([group for group in groups if not group.real])
     if best.deviation <= _LOOSE:
         return best._replace(likelihood=best.likelihood._replace(domain=(0, 1)), narrowed=True)
-    if problem := _shifted_targets(groups[0]):
-        raise _rule(WRONG, problem, "compare with the data themselves")
+    if problem := _shifted_targets(groups):
+        rescale = ", or rescale them before you call the loss" * ("another scale" in problem)
+        raise _rule(WRONG, problem, "compare with the data themselves" + rescale)
     raise _rule(UNKNOWN, "no likelihood in the table explains the reconstruction" + _because(_coupling(setting, 0)))
 
 
@@ -1283,7 +1310,8 @@ def _judge(
     _check_pixels(model, tolerance, rough)
     reading = _read_prior(model.prior, tolerance, rough)
     weights = _Weights(float(model.pixels.weight.nanmean()), reading.weight)
-    scale = _read_scale(setting, model, weights, noise_variance)
+    prior_constant = _prior_constant(setting, reading, tolerance)
+    scale = _read_scale(setting, model, weights, noise_variance, prior_constant)
     beta = weights.prior / (weights.pixels * scale.value)
     sizes = _at_other_sizes(setting, model)
     issues = [
@@ -1293,7 +1321,8 @@ def _judge(
     ]
     issues += _shape_issues(setting, domain, groups, model)
     issues += _sampling_issues(setting, parameter)
-    if beta > 0 and abs(beta - 1) > tolerance:
+    half = scale.value == 1.0 and any(issue.problem.startswith("log sigma^2 has") for issue in issues)
+    if beta > 0 and abs(beta - 1) > tolerance and not half:  # with that factor put right, beta is 1
         issues.append(_beta_issue(setting, likelihood, beta, scale))
     verdict = next((v for v in _ORDER if any(issue.verdict == v for issue in issues)), None)
     if verdict == UNKNOWN:  # then what else was found may be an artefact
@@ -1433,9 +1462,10 @@ def _near_prior_issue(threshold: _Threshold | None) -> _Issue:
         return _Issue(
             UNKNOWN, "the KL's derivative changes its form near the prior, or when some latents are close to it"
         )
+    group = threshold.group + "," * ("," in threshold.group)
     if threshold.below == 0:
-        return _Issue(OTHER, f"free bits: {threshold.group}, has no gradient below {threshold.nats:.6g} nats")
-    return _Issue(OTHER, f"a capacity: {threshold.group}, is drawn to {threshold.nats:.6g} nats instead of 0")
+        return _Issue(OTHER, f"free bits: {group} has no gradient below {threshold.nats:.6g} nats")
+    return _Issue(OTHER, f"a capacity: {group} is drawn to {threshold.nats:.6g} nats instead of 0")
 
 
 def _beta_issue(setting: _Setting, likelihood: _Likelihood, beta: float, scale: _Scale) -> _Issue:
