@@ -474,9 +474,8 @@ def plot_density(
         shapes = [tuple(part.shape) for part in (first, second, density)]
         raise ValueError(f"expected first (P,), second (Q,) and density (P, Q); got {shapes}")
     ax = _axes(ax, 4.6, 4.6)
-    half = [(part[1] - part[0]).item() / 2 for part in (first, second)]  # a pixel reaches half a step to either side
-    extent = [end for part, h in zip((first, second), half, strict=True) for end in (part[0] - h, part[-1] + h)]
-    ax.imshow(density.mT.sqrt().tolist(), origin="lower", extent=[float(end) for end in extent], cmap="Blues")
+    (left, right), (bottom, top) = (_outer_edges(part) for part in (first, second))
+    ax.imshow(density.mT.sqrt().tolist(), origin="lower", extent=(left, right, bottom, top), cmap="Blues")
     angle = torch.linspace(0, 2 * torch.pi, 201)
     for radius in radii:
         ax.plot((radius * angle.cos()).tolist(), (radius * angle.sin()).tolist(), color=ORANGE, linewidth=1.2)
@@ -1063,6 +1062,12 @@ def plot_neighbourhoods(
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
     return ax
+
+
+def _outer_edges(centres: Tensor) -> tuple[float, float]:
+    """Where a row of pixels with these centres begins and ends: half a step beyond the outermost ones."""
+    half = (centres[1] - centres[0]).item() / 2
+    return centres[0].item() - half, centres[-1].item() + half
 
 
 def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.7) -> Axes:

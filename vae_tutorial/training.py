@@ -40,7 +40,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from vae_tutorial.models import VAE, ElboTerms
+from vae_tutorial.models import ElboTerms, EncoderDecoder
 
 RECORD_KEYS = {"model", "history", "facts"}
 CHECKPOINT_KEYS = {"model", "average", "optimizer", "generator", "history", "settings"}
@@ -78,7 +78,7 @@ class Run(NamedTuple):
 
 
 def fit(
-    model: VAE,
+    model: EncoderDecoder,
     x: Tensor,
     *,
     num_epochs: int,
@@ -108,7 +108,7 @@ def fit(
     a record of their own (:func:`best_path`, :func:`load_run`).
 
     Args:
-        model: a VAE, changed in place and moved to ``device``.
+        model: a VAE or an autoencoder, changed in place and moved to ``device``.
         x: training data, (N, \*D), bytes or floats; what the likelihood describes, after ``preprocess``.
         num_epochs: passes over the data.
         x_test: test data, (M, \*D), evaluated after each epoch exactly as given.
@@ -222,7 +222,7 @@ def best_path(checkpoint: str | os.PathLike[str]) -> Path:
 
 @torch.no_grad()
 def average_terms(
-    model: VAE, x: Tensor, *, batch_size: int = 500, seed: int = 0, precision: torch.dtype = torch.float32
+    model: EncoderDecoder, x: Tensor, *, batch_size: int = 500, seed: int = 0, precision: torch.dtype = torch.float32
 ) -> ElboTerms:
     r"""The two terms of the ELBO, averaged over a data set, in nats per data point.
 
@@ -233,7 +233,7 @@ def average_terms(
     differ by the weights and by nothing else.
 
     Args:
-        model: a VAE, on its device.
+        model: a VAE or an autoencoder, on its device.
         x: data, (N, \*D), bytes or floats, on any device.
         batch_size: data points evaluated at once.
         seed: of the noise.
@@ -311,7 +311,7 @@ def kl_warmup(done: float) -> float:
 
 def save_run(
     path: str | os.PathLike[str],
-    model: VAE,
+    model: EncoderDecoder,
     history: History,
     *,
     dtype: torch.dtype | None = torch.float16,
@@ -346,7 +346,7 @@ def save_run(
     _write(Path(path), {"model": state, "history": history._asdict(), "facts": facts})
 
 
-def load_run(path: str | os.PathLike[str], model: VAE) -> Run:
+def load_run(path: str | os.PathLike[str], model: EncoderDecoder) -> Run:
     """Load a recorded run: its weights into ``model``, its history and facts as a result.
 
     Args:
@@ -376,7 +376,7 @@ def load_run(path: str | os.PathLike[str], model: VAE) -> Run:
 class _Loop:
     """What one training step needs, from the model to the precision."""
 
-    model: VAE
+    model: EncoderDecoder
     objective: nn.Module
     average: AveragedModel | None
     x: Tensor
@@ -393,15 +393,15 @@ class _Loop:
         return len(self.x) // self.batch_size
 
     @property
-    def evaluated(self) -> VAE:
+    def evaluated(self) -> EncoderDecoder:
         """The model that counts: the averaged one, where weights are averaged."""
-        return self.model if self.average is None else cast(VAE, self.average.module)
+        return self.model if self.average is None else cast(EncoderDecoder, self.average.module)
 
 
 class _Objective(nn.Module):
     """The batch means of the bound's two terms, (2,), as what a module returns: DistributedDataParallel wraps a module."""
 
-    def __init__(self, model: VAE) -> None:
+    def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
         self.model = model
 
@@ -440,7 +440,7 @@ def _processes() -> _Processes:
     return _Processes(distributed.get_world_size(), distributed.get_rank())
 
 
-def _objective(model: VAE) -> nn.Module:
+def _objective(model: EncoderDecoder) -> nn.Module:
     return _Objective(model) if _processes().number == 1 else DistributedDataParallel(_ShareOfObjective(model))
 
 
@@ -509,7 +509,7 @@ def _append(history: History, train: Tensor, test: ElboTerms | None, seconds: fl
         history.test_kl.append(test.kl.item())
 
 
-def _parameter_groups(model: VAE, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(model: EncoderDecoder, weight_decay: float) -> list[dict[str, Any]]:
     """Weights that decay, and those that do not: to pull a bias or a noise variance towards 0 is no regularisation."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
@@ -665,7 +665,7 @@ def _resume(loop: _Loop, settings: dict[str, Any], x_test: Tensor | None, num_ep
     return history
 
 
-def _load_weights(model: VAE, weights: dict[str, Tensor], path: Path) -> None:
+def _load_weights(model: EncoderDecoder, weights: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -704,7 +704,7 @@ def _progress_bar(loop: _Loop, num_epochs: int, done: int, progress: bool) -> "t
     return tqdm(total=num_epochs * loop.num_steps, initial=done * loop.num_steps, unit="step", **options)
 
 
-def _arithmetic(model: VAE, precision: torch.dtype) -> torch.autocast:
+def _arithmetic(model: EncoderDecoder, precision: torch.dtype) -> torch.autocast:
     """In what precision a step's networks compute; captured graphs learn that they may overwrite the last step's tensors."""
     if model.encoder._compiled_call_impl is not None:
         torch.compiler.cudagraph_mark_step_begin()
