@@ -387,7 +387,7 @@ class ContinuousBernoulliVAE(VAE):
     .. math:: p(x \mid z) = \prod_{d=1}^D e^{x_d \ell_d - A(\ell_d)}, \qquad \ell = \mathrm{decoder}(z), \qquad
         A(\ell) = \log \frac{e^\ell - 1}{\ell}
 
-    The mean of a pixel is :func:`vae_tutorial.likelihoods.continuous_bernoulli_mean` of its logit, not the sigmoid.
+    The mean of a pixel is :func:`~vae_tutorial.likelihoods.continuous_bernoulli_mean` of its logit, not the sigmoid.
 
     Args:
         encoder: network from x (B, \*D) to (B, 2 J).
