@@ -700,9 +700,11 @@ def test_a_run_with_a_constant_rate_may_be_prolonged(tmp_path: Path) -> None:
 
 
 RUN = """
-import os, sys, time
+import os, signal, sys, time
 import torch
 from vae_tutorial import data, models, training
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started deaf to Ctrl-C
 
 checkpoint, seed, hang = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 calls = {"binarize": 0, "fsync": 0}
