@@ -8,12 +8,26 @@ Its sample mean is the obvious estimator. Two others trade its variance for a bi
 :math:`\mathbb{E}_q[1 / r] = 1` wherever the support of q covers that of p, a multiple of :math:`1 / r - 1` may be added
 without changing the expectation.
 
-Every function maps the log-ratio of each sample to the estimate from that sample alone, (K, ...) -> (K, ...). The caller
-averages over K, and reads the variance from the spread. The results are in nats.
+Every function but the last maps the log-ratio of each sample to the estimate from that sample alone, (K, ...) -> (K, ...).
+The caller averages over K, and reads the variance from the spread. The last, :func:`kl`, takes the closed form where the
+family and the prior have one, and the samples where not. The results are in nats.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from vae_tutorial import full_gaussian, gaussian
+from vae_tutorial.families import Family, FullRank, MeanField, scale_tril
+from vae_tutorial.priors import Prior, StandardNormal
+
+
+class KL(NamedTuple):
+    """The divergence of each data point, (B,) in nats, and whether it is the closed form or an average over samples."""
+
+    value: Tensor
+    closed_form: bool
 
 
 def kl_direct(log_ratio: Tensor) -> Tensor:
@@ -88,6 +102,38 @@ def kl_control_variate(log_ratio: Tensor) -> Tensor:
     """
     _check_samples(log_ratio)
     return log_ratio + torch.expm1(-log_ratio)  # expm1 keeps the digits of 1 / r - 1 where r is close to 1
+
+
+def kl(q: Family, prior: Prior, z: Tensor, log_q_z: Tensor) -> KL:
+    r"""KL divergence from a family to a prior, in nats: in closed form where there is one, else from samples of q.
+
+    .. math:: \mathrm{KL}(q \,\|\, p) \approx \frac1K \sum_{k=1}^K \big( \log q(z_k) - \log p(z_k) \big), \qquad z_k \sim q
+
+    The closed form holds for a :class:`~vae_tutorial.families.MeanField` or :class:`~vae_tutorial.families.FullRank` and
+    the standard normal. Both ways are differentiable, the second through the samples.
+
+    Args:
+        q: the family, B factors.
+        prior: the prior.
+        z: samples of q, (K, B, J).
+        log_q_z: their log-densities, (K, B), as ``q.sample_and_log_prob`` gives them.
+
+    Returns:
+        ``KL(value, closed_form)``: (B,), and ``True`` where the samples were not needed.
+
+    Source: Kingma and Welling (2014), appendix B, for the closed form with a diagonal covariance.
+
+    >>> from vae_tutorial import families
+    >>> q, prior = families.mean_field(3, 2), StandardNormal(2)
+    >>> kl(q, prior, *q.sample_and_log_prob(5)).closed_form
+    True
+    """
+    if type(prior) is StandardNormal and isinstance(q, MeanField):
+        return KL(gaussian.kl_to_standard_normal(q.mu, q.log_var), True)
+    if type(prior) is StandardNormal and isinstance(q, FullRank):
+        zero, identity = torch.zeros_like(q.mu), torch.eye(q.mu.shape[-1]).to(q.mu)
+        return KL(full_gaussian.kl(q.mu, scale_tril(q.log_cholesky), zero, identity), True)
+    return KL(kl_direct(log_q_z - prior.log_prob(z)).mean(0), False)
 
 
 def _check_samples(log_ratio: Tensor) -> None:

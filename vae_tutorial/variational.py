@@ -1,185 +1,25 @@
-r"""Stochastic variational inference: two Gaussian families, one factor for each data point, and the loop that fits them.
+r"""Stochastic variational inference without a network: the loop that fits a family's free parameters.
 
-The posteriors of B data points are approximated by B Gaussians with parameters of their own,
+The posteriors of B data points are approximated by a family of :mod:`vae_tutorial.families`, one factor for each, and the
+ELBO is maximised over its parameters :math:`\phi` by stochastic gradients. A network that produces :math:`\phi` from x is
+the step to amortization.
 
-.. math:: q_\phi(z_1, \dots, z_B) = \prod_{b=1}^B N(z_b; \mu_b, \Sigma_b),
-
-with a diagonal :math:`\Sigma_b` (mean field) or a full one (full rank), and the ELBO is maximised over :math:`\phi` by
-stochastic gradients. No network is involved: a network that produces :math:`\phi` from x is the step to amortization.
-
-Both families are written in free parameters: any real numbers will do, and a gradient step never leaves the domain. For
-a full covariance these are the entries of the Cholesky factor, with the logarithm of its diagonal.
-
-Shapes: ``mu`` is (B, J), samples are (K, B, J), ``log_w`` is (K, B). The results are in nats.
+Shapes: samples are (K, B, J), ``log_w`` is (K, B). The results are in nats.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae_tutorial import full_gaussian, gaussian
-
-
-class MeanField(NamedTuple):
-    """Diagonal Gaussians, one for each data point: means (B, J), log-variances (B, J)."""
-
-    mu: Tensor
-    log_var: Tensor
-
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Reparameterized samples, (K, B, J).
-
-        Args:
-            num_samples: K, at least 1.
-            generator: source of the noise.
-        """
-        return gaussian.sample(self.mu, self.log_var, num_samples, generator=generator)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, (..., B).
-
-        Args:
-            z: points, (..., B, J).
-        """
-        return gaussian.log_prob(z, self.mu, self.log_var)
-
-    def covariance(self) -> Tensor:
-        """The covariances, (B, J, J): diagonal matrices."""
-        return self.log_var.exp().diag_embed()
-
-    def take(self, index: Tensor) -> "MeanField":
-        """The factors of some of the data points: a batch.
-
-        Args:
-            index: their numbers, (M,).
-        """
-        return MeanField(self.mu[index], self.log_var[index])
-
-
-class FullRank(NamedTuple):
-    """Gaussians with full covariances, one for each data point: means (B, J), log-Cholesky factors (B, J, J)."""
-
-    mu: Tensor
-    log_cholesky: Tensor
-
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Reparameterized samples, (K, B, J).
-
-        Args:
-            num_samples: K, at least 1.
-            generator: source of the noise.
-        """
-        return full_gaussian.sample(self.mu, scale_tril(self.log_cholesky), num_samples, generator=generator)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats, (..., B).
-
-        Args:
-            z: points, (..., B, J).
-        """
-        return full_gaussian.log_prob(z, self.mu, scale_tril(self.log_cholesky))
-
-    def covariance(self) -> Tensor:
-        """The covariances, (B, J, J)."""
-        factor = scale_tril(self.log_cholesky)
-        return factor @ factor.mT
-
-    def take(self, index: Tensor) -> "FullRank":
-        """The factors of some of the data points: a batch.
-
-        Args:
-            index: their numbers, (M,).
-        """
-        return FullRank(self.mu[index], self.log_cholesky[index])
-
-
-def mean_field(num_data: int, num_latents: int, *, dtype: torch.dtype = torch.float64) -> MeanField:
-    r"""Parameters of a mean-field family, ready to be fitted: every factor starts at N(0, I).
-
-    .. math:: q(z_b) = \prod_{j=1}^J N(z_{bj}; \mu_{bj}, \sigma_{bj}^2), \qquad \mu_{bj} = 0, \quad \log \sigma_{bj}^2 = 0
-
-    Args:
-        num_data: B, at least 1.
-        num_latents: J, at least 1.
-        dtype: of the parameters.
-
-    Returns:
-        ``MeanField(mu, log_var)``, leaf tensors (B, J) that ask for gradients.
-
-    Raises:
-        ValueError: if B or J is below 1.
-
-    Source: Jordan, Ghahramani, Jaakkola and Saul (1999); Ranganath, Gerrish and Blei (2014) for the Gaussian family.
-
-    >>> mean_field(88, 2).mu.shape
-    torch.Size([88, 2])
-    """
-    _check_sizes(num_data, num_latents)
-    mu, log_var = (torch.zeros(num_data, num_latents, dtype=dtype, requires_grad=True) for _ in range(2))
-    return MeanField(mu, log_var)
-
-
-def full_rank(num_data: int, num_latents: int, *, dtype: torch.dtype = torch.float64) -> FullRank:
-    r"""Parameters of a full-rank family, ready to be fitted: every factor starts at N(0, I).
-
-    .. math:: q(z_b) = N(z_b; \mu_b, L_b L_b^\top), \qquad \mu_b = 0, \quad L_b = I
-
-    Args:
-        num_data: B, at least 1.
-        num_latents: J, at least 1.
-        dtype: of the parameters.
-
-    Returns:
-        ``FullRank(mu, log_cholesky)``, leaf tensors (B, J) and (B, J, J) that ask for gradients.
-
-    Raises:
-        ValueError: if B or J is below 1.
-
-    Source: Kucukelbir, Tran, Ranganath, Gelman and Blei (2017), section 2.4, where L's diagonal is not logarithmic.
-
-    >>> full_rank(88, 2).covariance()[0].detach()
-    tensor([[1., 0.],
-            [0., 1.]], dtype=torch.float64)
-    """
-    _check_sizes(num_data, num_latents)
-    mu = torch.zeros(num_data, num_latents, dtype=dtype, requires_grad=True)
-    return FullRank(mu, torch.zeros(num_data, num_latents, num_latents, dtype=dtype, requires_grad=True))
-
-
-def scale_tril(log_cholesky: Tensor) -> Tensor:
-    r"""The Cholesky factor from free parameters: every covariance matrix comes from exactly one choice of them.
-
-    .. math:: L_{ij} = \begin{cases} a_{ij} & i > j \\ e^{a_{ii}} & i = j \\ 0 & i < j \end{cases}
-
-    The entries of a above the diagonal are not read, and their gradient is 0.
-
-    Args:
-        log_cholesky: a, any real numbers, (..., J, J).
-
-    Returns:
-        L, lower triangular with a positive diagonal, (..., J, J).
-
-    Raises:
-        ValueError: if the last two axes are not square.
-
-    Source: Pinheiro and Bates (1996), the log-Cholesky parametrization.
-
-    >>> scale_tril(torch.tensor([[0.0, 7.0], [3.0, 0.0]]))
-    tensor([[1., 0.],
-            [3., 1.]])
-    """
-    if log_cholesky.dim() < 2 or log_cholesky.shape[-1] != log_cholesky.shape[-2]:
-        raise ValueError(f"log_cholesky must be (..., J, J), got shape {tuple(log_cholesky.shape)}")
-    return log_cholesky.tril(-1) + log_cholesky.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+from vae_tutorial.families import Family
 
 
 def log_weights(
     log_joint: Callable[[Tensor], Tensor],
-    q: MeanField | FullRank,
+    q: Family,
     num_samples: int,
     *,
     generator: torch.Generator | None = None,
@@ -190,7 +30,7 @@ def log_weights(
 
     Args:
         log_joint: log p(x, z) as a function of z, (K, B, J) -> (K, B).
-        q: a mean-field or full-rank family, (B, J).
+        q: a family such as :class:`~vae_tutorial.families.MeanField`, (B, J).
         num_samples: K, at least 1.
         generator: source of the noise.
 
@@ -202,13 +42,14 @@ def log_weights(
 
     Source: Kingma and Welling (2014), equation (5), for one data point at a time.
 
-    >>> q, zero = mean_field(1, 1), torch.zeros(1).double()
+    >>> from vae_tutorial import families, gaussian
+    >>> q, zero = families.mean_field(1, 1), torch.zeros(1).double()
     >>> log_weights(lambda z: gaussian.log_prob(z, zero, zero), q, 2).detach()  # q is the posterior: log p(x) = 0
     tensor([[0.],
             [0.]], dtype=torch.float64)
     """
-    z = q.sample(num_samples, generator=generator)
-    log_p, log_q_z = log_joint(z), q.log_prob(z)
+    z, log_q_z = q.sample_and_log_prob(num_samples, generator=generator)
+    log_p = log_joint(z)
     if log_p.shape != log_q_z.shape:
         raise ValueError(
             f"log_joint must return (K, B) = {tuple(log_q_z.shape)} for z {tuple(z.shape)}, got {tuple(log_p.shape)}"
@@ -235,7 +76,7 @@ def fit(
 
     Args:
         bound: an estimate of what is to be maximised, a scalar, as a function of the generator it draws from.
-        parameters: leaf tensors of any shape that ask for gradients, such as a :class:`MeanField`; changed in place.
+        parameters: leaf tensors of any shape that ask for gradients, such as those of a family; changed in place.
         num_steps: number of steps, at least 1.
         learning_rate: Adam's step size.
         schedule: factor on the learning rate as a function of the fraction of steps done, from 0 to 1; constant
@@ -273,13 +114,6 @@ def fit(
         optimizer.step()
         trace.append(value.detach())
     return torch.stack(trace)
-
-
-def _check_sizes(num_data: int, num_latents: int) -> None:
-    if num_data < 1 or num_latents < 1:
-        raise ValueError(
-            f"num_data and num_latents must be at least 1, got num_data {num_data}, num_latents {num_latents}"
-        )
 
 
 def _check_fit(parameters: list[Tensor], num_steps: int, learning_rate: float) -> None:
