@@ -1,25 +1,32 @@
 """The functions behind the book, one idea to a module.
 
-In the order in which the chapters need them; a module imports only modules above it:
+From the bottom of the house to the top; a module imports only modules above it in this list:
 
 ===================  ===================================================================================================
 ``gaussian``         diagonal Gaussians by mean and log-variance: density, reparameterized samples, KL, entropy
-``linear_gaussian``  factor analysis: a model whose evidence and posterior are known exactly
 ``full_gaussian``    Gaussians with correlations, by mean and Cholesky factor
-``divergences``      the KL divergence estimated from samples
 ``quadrature``       Gauss-Hermite nodes: expectations under a Gaussian without randomness
-``likelihoods``      log p(x given z), summed over the data's dimensions
-``item_response``    the pass/fail model: not conjugate, exact by quadrature
 ``bounds``           the evidence lower bound and its neighbours, from importance weights
+``linear_gaussian``  factor analysis: a model whose evidence and posterior are known exactly
+``item_response``    the pass/fail model: not conjugate, exact by quadrature
 ``gradients``        the ELBO's gradient: score function, pathwise, path derivative
-``variational``      Gaussian families without a network, and the loop that fits them
-``audit``            what a VAE loss computes, found by probing it
-``models``           autoencoders and variational autoencoders: linear, fully connected, convolutional
-``training``         one training loop
-``evaluation``       how well a trained model explains data it has not seen
+``families``         what q(z given x) may be: mean field, full rank
+``priors``           what p(z) may be: standard normal, mixture of Gaussians
+``likelihoods``      what p(x given z) may be: functions, and one small object each
+``divergences``      the KL divergence: in closed form where there is one, else from samples
+``networks``         encoders and decoders: linear, fully connected, convolutional for any size
+``models``           VAEs, composed of the parts above, and autoencoders
+``objectives``       what training maximises: the ELBO, with a weight on the KL, importance-weighted, with free bits
+``variational``      fitting a family without a network
+``records``          files: written whole or not at all, and what a run is
+``training``         one training loop, for one device or several
+``evaluation``       how probable a trained model finds data it has not seen
+``annealing``        annealed importance sampling, in both directions
+``aggregated``       the aggregated posterior: information and misfit
 ``data``             exam marks, Fashion-MNIST and MNIST as tensors with fixed splits
 ``train``            the training loop from the command line
-``figures``          drawing what the others compute; needs matplotlib, and only this module does
+``audit``            what a VAE loss computes, found by probing it
+``figures``          drawing what the others compute; needs matplotlib, and only this package does
 ===================  ===================================================================================================
 
 Import from the modules, so that a reader sees where a function lives::
