@@ -104,7 +104,7 @@ def kl_control_variate(log_ratio: Tensor) -> Tensor:
     return log_ratio + torch.expm1(-log_ratio)  # expm1 keeps the digits of 1 / r - 1 where r is close to 1
 
 
-def kl(q: Family, prior: Prior, z: Tensor, log_q_z: Tensor) -> KL:
+def kl(q: Family, prior: Prior, eps: Tensor) -> KL:
     r"""KL divergence from a family to a prior, in nats: in closed form where there is one, else from samples of q.
 
     .. math:: \mathrm{KL}(q \,\|\, p) \approx \frac1K \sum_{k=1}^K \big( \log q(z_k) - \log p(z_k) \big), \qquad z_k \sim q
@@ -115,8 +115,7 @@ def kl(q: Family, prior: Prior, z: Tensor, log_q_z: Tensor) -> KL:
     Args:
         q: the family, B factors.
         prior: the prior.
-        z: samples of q, (K, B, J).
-        log_q_z: their log-densities, (K, B), as ``q.sample_and_log_prob`` gives them.
+        eps: the noise behind samples of q, (K, B, J), as ``q.noise`` draws it.
 
     Returns:
         ``KL(value, closed_form)``: (B,), and ``True`` where the samples were not needed.
@@ -125,7 +124,7 @@ def kl(q: Family, prior: Prior, z: Tensor, log_q_z: Tensor) -> KL:
 
     >>> from vae_tutorial import families
     >>> q, prior = families.mean_field(3, 2), StandardNormal(2)
-    >>> kl(q, prior, *q.sample_and_log_prob(5)).closed_form
+    >>> kl(q, prior, q.noise(5)).closed_form
     True
     """
     if type(prior) is StandardNormal and isinstance(q, MeanField):
@@ -133,6 +132,7 @@ def kl(q: Family, prior: Prior, z: Tensor, log_q_z: Tensor) -> KL:
     if type(prior) is StandardNormal and isinstance(q, FullRank):
         zero, identity = torch.zeros_like(q.mu), torch.eye(q.mu.shape[-1]).to(q.mu)
         return KL(full_gaussian.kl(q.mu, scale_tril(q.log_cholesky), zero, identity), True)
+    z, log_q_z = q.transform(eps)
     return KL(kl_direct(log_q_z - prior.log_prob(z)).mean(0), False)
 
 

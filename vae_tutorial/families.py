@@ -41,8 +41,11 @@ class Family(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """The same samples, (K, B, J), and their log-density in nats, (K, B), from the noise itself."""
 
+    def latents(self, eps: Tensor) -> Tensor:
+        """Latents for noise, (K, B, J)."""
+
     def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents for noise (K, B, J), and their log-density in nats, (K, B)."""
+        """The same latents, and their log-density in nats, (K, B)."""
 
     def inverse(self, z: Tensor) -> Tensor:
         """The noise behind latents, (K, B, J)."""
@@ -105,6 +108,14 @@ class MeanField(NamedTuple):
         """
         return _noise(self.mu, num_samples, generator)
 
+    def latents(self, eps: Tensor) -> Tensor:
+        r"""Latents for noise, :math:`z = \mu + \sigma \odot \epsilon`, (K, B, J); gradients flow to the parameters.
+
+        Args:
+            eps: noise, (K, B, J).
+        """
+        return gaussian.reparameterize(eps, self.mu, self.log_var)
+
     def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
         r"""Latents :math:`z = \mu + \sigma \odot \epsilon`, and their log-density in nats.
 
@@ -117,8 +128,7 @@ class MeanField(NamedTuple):
             z (K, B, J) and log q(z) (K, B); gradients flow to the parameters.
         """
         zero = torch.zeros_like(self.mu)
-        z = gaussian.reparameterize(eps, self.mu, self.log_var)
-        return z, gaussian.log_prob(eps, zero, zero) - 0.5 * self.log_var.sum(-1)
+        return self.latents(eps), gaussian.log_prob(eps, zero, zero) - 0.5 * self.log_var.sum(-1)
 
     def inverse(self, z: Tensor) -> Tensor:
         r"""The noise behind latents, :math:`\epsilon = (z - \mu) / \sigma`, (K, B, J).
@@ -215,6 +225,14 @@ class FullRank(NamedTuple):
         """
         return _noise(self.mu, num_samples, generator)
 
+    def latents(self, eps: Tensor) -> Tensor:
+        r"""Latents for noise, :math:`z = \mu + L \epsilon`, (K, B, J); gradients flow to the parameters.
+
+        Args:
+            eps: noise, (K, B, J).
+        """
+        return full_gaussian.reparameterize(eps, self.mu, scale_tril(self.log_cholesky))
+
     def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
         r"""Latents :math:`z = \mu + L \epsilon`, and their log-density in nats.
 
@@ -227,8 +245,9 @@ class FullRank(NamedTuple):
             z (K, B, J) and log q(z) (K, B); gradients flow to the parameters.
         """
         zero = torch.zeros_like(self.mu)
-        z = full_gaussian.reparameterize(eps, self.mu, scale_tril(self.log_cholesky))
-        return z, gaussian.log_prob(eps, zero, zero) - self.log_cholesky.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return self.latents(eps), gaussian.log_prob(eps, zero, zero) - self.log_cholesky.diagonal(dim1=-2, dim2=-1).sum(
+            -1
+        )
 
     def inverse(self, z: Tensor) -> Tensor:
         r"""The noise behind latents, :math:`\epsilon = L^{-1} (z - \mu)`, (K, B, J).

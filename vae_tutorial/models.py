@@ -362,7 +362,7 @@ class VAE(EncoderDecoder):
             x: data, (B, \\*D).
             eps: noise, (K, B, J).
         """
-        return self.posterior(x).transform(eps)[0]
+        return self.posterior(x).latents(eps)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         r"""Log-density of data and latents together, :math:`\log p(x \mid z) + \log p(z)`, in nats.
@@ -413,8 +413,9 @@ class VAE(EncoderDecoder):
         (torch.Size([3]), torch.Size([3]))
         """
         q = self.posterior(x)
-        z, log_q_z = q.transform(self.noise(num_samples, len(x), generator=generator) if eps is None else eps)
-        return ElboTerms(self.log_p_x_given_z(x, z).mean(0), divergences.kl(q, self.prior, z, log_q_z).value)
+        eps = self.noise(num_samples, len(x), generator=generator) if eps is None else eps
+        reconstruction = self.log_p_x_given_z(x, q.latents(eps)).mean(0)
+        return ElboTerms(reconstruction, divergences.kl(q, self.prior, eps).value)
 
     def elbo(
         self,

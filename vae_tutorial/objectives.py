@@ -163,7 +163,7 @@ def free_bits(nats: float, *, num_samples: int = 1) -> Objective:
         if not isinstance(q, MeanField) or type(model.prior) is not StandardNormal:
             given = f"{type(q).__name__} and {type(model.prior).__name__}"
             raise ValueError(f"free_bits needs a MeanField q and a StandardNormal prior, got {given}")
-        reconstruction = model.log_p_x_given_z(x, q.transform(eps)[0]).mean(0)
+        reconstruction = model.log_p_x_given_z(x, q.latents(eps)).mean(0)
         kl = gaussian.kl_to_standard_normal(q.mu.unsqueeze(-1), q.log_var.unsqueeze(-1))  # (B, J)
         return ElboTerms(reconstruction, kl.mean(0).clamp(min=nats).sum().expand(len(x)))
 
