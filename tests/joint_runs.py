@@ -203,6 +203,7 @@ def accident(action: Callable[[], None], this: int) -> dict[str, Any]:
             action()
         return x
 
+    preprocess.__qualname__ = "watched"  # or its code, and what it closes over, would be compared too
     calls, start = iter(range(10**9)), time.monotonic()
     _processes.TIMEOUT = datetime.timedelta(seconds=2)
     told = failure(lambda: fit(small(), bits(8), num_epochs=9, batch_size=4, preprocess=preprocess))

@@ -156,7 +156,7 @@ def test_when_the_first_process_cannot_write_the_other_ends_with_a_message(folde
     """The first process lives on, so no connection breaks by itself; the checkpoint is that of the first epoch."""
     first, second = joint(folder, "full_disk")
     assert first["error"] == "OSError: No space left on device"
-    assert second["error"].startswith("RuntimeError: another of the 2 processes has ended, or has not answered")
+    assert second["error"].startswith("ConnectionError: another of the 2 processes has ended, or has not answered")
     assert len(torch.load(folder / "full.pt", weights_only=True)["history"]["train_kl"]) == 1
 
 
@@ -168,7 +168,7 @@ def test_when_a_process_dies_or_stops_the_other_ends_with_a_message(tmp_path: Pa
         for accident, (survivor, _) in pairs.items():
             output = survivor.communicate(timeout=120)[0]
             told = torch.load(tmp_path / f"{accident}-0.pt", weights_only=True)
-            assert told["error"].startswith("RuntimeError: another of the 2 processes has ended, or has"), output
+            assert told["error"].startswith("ConnectionError: another of the 2 processes has ended, or has"), output
             assert "start all of them again" in told["error"]
             assert told["seconds"] < 30
     finally:

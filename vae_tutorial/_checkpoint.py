@@ -24,6 +24,7 @@ class State:
     generator: torch.Generator
     history: History
     best: dict[str, Tensor] | None = None  # the best weights so far, where a run may end with them
+    stamp: tuple[int, int] | None = None  # of the file as this run left it
 
     @property
     def num_done(self) -> int:
@@ -34,14 +35,6 @@ class State:
     def evaluated(self) -> Any:
         """The model that counts: the averaged one, where weights are averaged."""
         return self.model if self.average is None else self.average
-
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of the next step."""
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # which a captured step reads where it is
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
 
     @torch.no_grad()
     def update_average(self, ema_decay: float, n: int) -> None:
@@ -65,8 +58,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def save(path: Path, state: State, identity: dict[str, Any], num_epochs: int) -> None:
-    """Write the checkpoint, whole or not at all."""
+    """Write the checkpoint, whole or not at all.
+
+    Raises:
+        RuntimeError: if another run has written there in the meantime. OSError: if it cannot be written.
+    """
     device = state.generator.device
+    if _stamp(path) != state.stamp:
+        raise RuntimeError(f"{path} was written by another run meanwhile: give each run a checkpoint of its own")
     content = {
         "weights": state.model.state_dict(),
         "average": None if state.average is None else state.average.state_dict(),
@@ -80,6 +79,7 @@ def save(path: Path, state: State, identity: dict[str, Any], num_epochs: int) ->
         "num_epochs": num_epochs,
     }
     records.write(path, content)
+    state.stamp = _stamp(path)
 
 
 def resume(path: Path, state: State, identity: dict[str, Any], num_epochs: int, seed: int) -> None:
@@ -88,7 +88,7 @@ def resume(path: Path, state: State, identity: dict[str, Any], num_epochs: int, 
     Raises:
         ValueError: naming what differs, or for a file that is damaged or no checkpoint.
     """
-    content = records.read(path, KEYS)
+    stamp, content = _stamp(path), records.read(path, KEYS)
     try:
         history = History(**content["history"])
         if different := _differences(content, identity, num_epochs, len(history.seconds)):
@@ -108,7 +108,7 @@ def resume(path: Path, state: State, identity: dict[str, Any], num_epochs: int, 
     except Exception as error:  # right keys with wrong contents may fail in any way
         told = str(error).partition("\n")[0][:200]
         raise ValueError(f"{path} is no checkpoint of this run ({told}): delete it, or name another file") from error
-    state.history, state.best = history, content["best"]
+    state.history, state.best, state.stamp = history, content["best"], stamp
 
 
 def _fits(moments: Any, parameter: Any) -> bool:
@@ -117,6 +117,15 @@ def _fits(moments: Any, parameter: Any) -> bool:
 
 class _Refused(Exception):
     """A checkpoint that is whole, and of another run."""
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path: every writing makes a new one."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _differences(content: dict[str, Any], identity: dict[str, Any], num_epochs: int, num_done: int) -> list[str]:

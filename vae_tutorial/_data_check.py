@@ -1,7 +1,6 @@
-"""What is looked at before the first step: whole numbers, and all the data, in bounded memory."""
+"""Training data, looked at as a whole before the first step, in bounded memory."""
 
 import contextlib
-import operator
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,17 +12,6 @@ from vae_tutorial.objectives import Objective
 
 CHUNK = 2**22  # values looked at at once
 SAMPLE = 256  # rows that are preprocessed to see what the model will be given, at least
-
-
-def check_whole_numbers(**values: Any) -> None:
-    """Refuse, by its name, what is no whole number of at least 1. Raises ValueError."""
-    for name, value in values.items():
-        try:
-            whole = operator.index(value) >= 1
-        except TypeError:
-            whole = False
-        if not whole:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def check_data(

@@ -1,7 +1,6 @@
 """Several processes that train one model: what each takes, what all must agree on, and how they end together."""
 
 import contextlib
-import dataclasses
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vae_tutorial import records
-from vae_tutorial.models import ElboTerms
-from vae_tutorial.objectives import Objective
 
 TIMEOUT = datetime.timedelta(minutes=10)  # how long a process waits for the others
 
@@ -26,12 +23,13 @@ class Processes:
     this: int = 0
     group: Any = None  # of their own, for the sake of its timeout
 
-    def shared(self, model: nn.Module, objective: Objective) -> tuple[nn.Module, Objective]:
-        """Model and objective of a step: of several processes, each computes its share, and gradients are averaged."""
-        if self.number == 1:
-            return model, objective
-        share = DistributedDataParallel(_Share(model, objective, self.number, self.this), process_group=self.group)
-        return share, dataclasses.replace(objective, terms=lambda module, x, eps: module(x, eps))
+    def share(self, values: Tensor, axis: int = 0) -> Tensor:
+        """This process's part of what was drawn for the joint batch."""
+        return values if self.number == 1 else values.chunk(self.number, axis)[self.this]
+
+    def averaging(self, module: nn.Module) -> nn.Module:
+        """The module, its gradients averaged over the processes."""
+        return module if self.number == 1 else DistributedDataParallel(module, process_group=self.group)
 
     def mean(self, values: Tensor, device: torch.device) -> Tensor:
         """The mean over the processes of values on the CPU, computed on ``device``: the same bits in each of them."""
@@ -77,20 +75,6 @@ class Processes:
                 )
 
 
-class _Share(nn.Module):
-    """One process's share of an objective, as a module: DistributedDataParallel wraps one.
-
-    What was drawn for the joint batch is given, and the share taken from it.
-    """
-
-    def __init__(self, model: nn.Module, objective: Objective, number: int, this: int) -> None:
-        super().__init__()
-        self.model, self.objective, self.number, self.this = model, objective, number, this
-
-    def forward(self, x: Tensor, eps: Tensor) -> ElboTerms:  # (B, *D), (K, B, J) -> (B / number,) each
-        return self.objective.terms(self.model, x.chunk(self.number)[self.this], eps.chunk(self.number, 1)[self.this])
-
-
 @contextlib.contextmanager
 def together() -> Iterator[Processes]:
     """The processes of :mod:`torch.distributed`, or this one alone.
@@ -109,7 +93,7 @@ def together() -> Iterator[Processes]:
         if not _is_about_others(error):
             raise
         first_line = str(error).strip().splitlines()[0]
-        raise RuntimeError(
+        raise ConnectionError(
             f"another of the {processes.number} processes has ended, or has not answered for {TIMEOUT}: see its own "
             f"message, and start all of them again; a checkpoint holds the last finished epoch ({first_line})"
         ) from error

@@ -8,9 +8,9 @@ Its sample mean is the obvious estimator. Two others trade its variance for a bi
 :math:`\mathbb{E}_q[1 / r] = 1` wherever the support of q covers that of p, a multiple of :math:`1 / r - 1` may be added
 without changing the expectation.
 
-Every function but the last maps the log-ratio of each sample to the estimate from that sample alone, (K, ...) -> (K, ...).
-The caller averages over K, and reads the variance from the spread. The last, :func:`kl`, takes the closed form where the
-family and the prior have one, and the samples where not. The results are in nats.
+The estimators map the log-ratio of each sample to the estimate from that sample alone, (K, ...) -> (K, ...). The caller
+averages over K, and reads the variance from the spread. :func:`kl` takes the closed form where a family and a prior have
+one, and samples where not. The results are in nats.
 """
 
 from typing import NamedTuple
@@ -109,8 +109,7 @@ def kl(q: Family, prior: Prior, eps: Tensor) -> KL:
 
     .. math:: \mathrm{KL}(q \,\|\, p) \approx \frac1K \sum_{k=1}^K \big( \log q(z_k) - \log p(z_k) \big), \qquad z_k \sim q
 
-    The closed form holds for a :class:`~vae_tutorial.families.MeanField` or :class:`~vae_tutorial.families.FullRank` and
-    the standard normal. Both ways are differentiable, the second through the samples.
+    The closed form is :func:`closed_form_kl`'s. Both ways are differentiable, the second through the samples.
 
     Args:
         q: the family, B factors.
@@ -127,13 +126,40 @@ def kl(q: Family, prior: Prior, eps: Tensor) -> KL:
     >>> kl(q, prior, q.noise(5)).closed_form
     True
     """
-    if type(prior) is StandardNormal and isinstance(q, MeanField):
-        return KL(gaussian.kl_to_standard_normal(q.mu, q.log_var), True)
-    if type(prior) is StandardNormal and isinstance(q, FullRank):
-        zero, identity = torch.zeros_like(q.mu), torch.eye(q.mu.shape[-1]).to(q.mu)
-        return KL(full_gaussian.kl(q.mu, scale_tril(q.log_cholesky), zero, identity), True)
+    exact = closed_form_kl(q, prior)
+    if exact is not None:
+        return KL(exact, True)
     z, log_q_z = q.transform(eps)
     return KL(kl_direct(log_q_z - prior.log_prob(z)).mean(0), False)
+
+
+def closed_form_kl(q: Family, prior: Prior) -> Tensor | None:
+    r"""KL divergence from a family to a prior in closed form, in nats, or ``None`` where there is none.
+
+    There is one for a :class:`~vae_tutorial.families.MeanField` or :class:`~vae_tutorial.families.FullRank` and the standard
+    normal.
+
+    Args:
+        q: the family, B factors.
+        prior: the prior.
+
+    Returns:
+        The divergence of each factor, (B,), or ``None``.
+
+    Source: Kingma and Welling (2014), appendix B, with a diagonal covariance.
+
+    >>> from vae_tutorial import families
+    >>> closed_form_kl(families.mean_field(3, 2, dtype=torch.float32), StandardNormal(2)).detach()
+    tensor([0., 0., 0.])
+    """
+    if type(prior) is not StandardNormal:
+        return None
+    if isinstance(q, MeanField):
+        return gaussian.kl_to_standard_normal(q.mu, q.log_var)
+    if isinstance(q, FullRank):
+        zero, identity = torch.zeros_like(q.mu), torch.eye(q.mu.shape[-1]).to(q.mu)
+        return full_gaussian.kl(q.mu, scale_tril(q.log_cholesky), zero, identity)
+    return None
 
 
 def _check_samples(log_ratio: Tensor) -> None:

@@ -296,7 +296,7 @@ def fingerprint(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         for part in tensor.detach().split(4096) if tensor.dim() else [tensor.detach()]:
-            digest.update(memoryview(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -36,12 +36,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vae_tutorial import _capture, _checkpoint, _data_check, _device, _processes, objectives, records
+from vae_tutorial import _capture, _checkpoint, _checks, _data_check, _device, _processes, objectives, records
 from vae_tutorial.models import ElboTerms
 from vae_tutorial.objectives import Objective
 from vae_tutorial.records import History
 
 CHECK_EVERY = 50  # steps between two looks at the terms: each look makes a GPU wait
+ELBO = objectives.elbo()
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ class Optimization:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        _data_check.check_whole_numbers(
-            batch_size=self.batch_size, patience=1 if self.patience is None else self.patience
-        )
+        _checks.whole(batch_size=self.batch_size, patience=1 if self.patience is None else self.patience)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if self.schedule is not None and not callable(self.schedule):
@@ -148,7 +147,7 @@ def fit(
     x: Tensor,
     *,
     num_epochs: int,
-    objective: Objective = objectives.elbo(),
+    objective: Objective = ELBO,
     x_test: Tensor | None = None,
     preprocess: Callable[..., Tensor] | None = None,
     optimization: Optimization = Optimization(),
@@ -184,7 +183,8 @@ def fit(
         TypeError: for what is no tensor, no function or no objective.
         OSError: if a file cannot be written; a checkpoint that stood there is untouched.
         FloatingPointError: when a term or a weight is not finite; the checkpoint of the last good epoch is kept.
-        RuntimeError: when another of several processes has ended.
+        ConnectionError: when another of several processes has ended or does not answer.
+        RuntimeError: when another run writes to the same checkpoint.
 
     Source: Kingma and Welling (2014), algorithm 1.
 
@@ -211,28 +211,42 @@ def fit(
 
 
 def train_step(
-    model: Any,
-    objective: Objective,
+    terms_of: Callable[[Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     eps: Tensor,
-    weight: float | Tensor = 1.0,
+    *,
+    learning_rate: float,
+    weight: float = 1.0,
 ) -> Tensor:
-    """One step uphill, on one batch.
+    r"""One step uphill.
+
+    .. math:: \theta, \phi \leftarrow \text{step on } \;
+        \text{weight} \cdot \overline{\text{kl}} - \overline{\text{reconstruction}}
 
     Args:
-        model: whatever the objective takes.
-        objective: what is maximised.
-        optimizer: of the model's parameters.
-        x: data, (B, \\*D).
-        eps: noise, (K, B, J).
-        weight: of the objective's second term.
+        terms_of: the batch means of the objective's two terms, (2,) in nats, as a function of data and noise.
+        optimizer: of the parameters.
+        x: a batch, (B, \*D).
+        eps: its noise, (K, B, J).
+        learning_rate: the step size.
+        weight: of the second term; 1 for the ELBO, whose minus the loss then is.
 
     Returns:
-        The batch means of the two terms before the step, in nats, (2,), without a gradient.
+        The terms before the step, (2,), without a gradient.
+
+    Source: Kingma and Welling (2014), algorithm 1.
+
+    >>> from vae_tutorial import models
+    >>> vae, x = models.linear_vae((4,), num_latents=1), torch.ones(8, 4)
+    >>> terms_of = lambda x, eps: torch.stack(vae.elbo_terms(x, eps=eps)).mean(-1)
+    >>> train_step(terms_of, torch.optim.Adam(vae.parameters()), x, vae.noise(1, 8), learning_rate=0.1).shape
+    torch.Size([2])
     """
-    terms = torch.stack(objective.terms(model, x, eps)).mean(-1)  # (2,): reconstruction and KL
-    loss = weight * terms[1] - terms[0]  # minus the ELBO where the weight is 1
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    terms = terms_of(x, eps)
+    loss = weight * terms[1] - terms[0]  # minus the ELBO: kl - reconstruction
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -244,7 +258,7 @@ def average_terms(
     model: nn.Module,
     x: Tensor,
     *,
-    objective: Objective = objectives.elbo(),
+    objective: Objective = ELBO,
     batch_size: int = 500,
     seed: int = 0,
     precision: torch.dtype = torch.float32,
@@ -393,23 +407,35 @@ def _identity(loop: _Loop) -> dict[str, Any]:
     }
 
 
-def _step(loop: _Loop) -> Callable[[Tensor, float], Tensor]:
-    """What takes one step, given the batch's index and the weight of the second term: it returns the terms, (2,)."""
-    generator, dtype = loop.state.generator, next(loop.model.parameters()).dtype
+def _step(loop: _Loop) -> Callable[[Tensor, float, float], Tensor]:
+    """What takes one step, given the batch's index, the learning rate and the second term's weight: the terms, (2,)."""
+    generator, dtype, processes = loop.state.generator, next(loop.model.parameters()).dtype, loop.processes
     objective = _device.in_precision(loop.objective, loop.execution.precision)
-    module, objective = loop.processes.shared(loop.model, objective)
+    terms_of = processes.averaging(_MeanTerms(loop.model, objective))
 
-    def take(index: Tensor, weight: float | Tensor) -> Tensor:
+    def take(index: Tensor, learning_rate: Any, weight: Any) -> Tensor:  # numbers, or tensors for a captured step
         x = loop.x[index]
         if loop.preprocess is not None:
             x = loop.preprocess(x, generator=generator)
         eps = loop.model.noise(objective.num_samples, len(x), generator=generator)
-        return train_step(module, objective, loop.state.optimizer, x.to(dtype), eps, weight)
+        x, eps = processes.share(x.to(dtype)), processes.share(eps, axis=1)
+        return train_step(terms_of, loop.state.optimizer, x, eps, learning_rate=learning_rate, weight=weight)
 
     return _capture.CapturedStep(take, generator, loop.optimization.batch_size) if loop.execution.capture else take
 
 
-def _epoch(loop: _Loop, take_step: Callable[[Tensor, float], Tensor], bar: "tqdm[Any]") -> None:
+class _MeanTerms(nn.Module):
+    """The batch means of an objective's two terms, (2,): a module, because DistributedDataParallel wraps one."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x: Tensor, eps: Tensor) -> Tensor:
+        return torch.stack(self.objective.terms(self.model, x, eps)).mean(-1)
+
+
+def _epoch(loop: _Loop, take_step: Callable[[Tensor, float, float], Tensor], bar: "tqdm[Any]") -> None:
     """One pass over the data, the test after it, and what is kept of both: nothing of an epoch that went wrong."""
     state, epoch, path = loop.state, loop.state.num_done, loop.checkpoint
     start = time.perf_counter()
@@ -427,7 +453,7 @@ def _epoch(loop: _Loop, take_step: Callable[[Tensor, float], Tensor], bar: "tqdm
         _checkpoint.save(path, state, loop.identity, loop.num_epochs)
 
 
-def _train(loop: _Loop, take_step: Callable[[Tensor, float], Tensor], bar: "tqdm[Any]") -> Tensor:
+def _train(loop: _Loop, take_step: Callable[[Tensor, float, float], Tensor], bar: "tqdm[Any]") -> Tensor:
     """The steps of one epoch: the objective's two terms at each, (num_steps, 2), in double precision on the CPU."""
     epoch, num_steps, batch_size = loop.state.num_done, loop.num_steps, loop.optimization.batch_size
     parameter = next(loop.model.parameters())
@@ -438,8 +464,7 @@ def _train(loop: _Loop, take_step: Callable[[Tensor, float], Tensor], bar: "tqdm
     first = 0  # step that nobody has looked at yet
     for step, index in enumerate(order[: num_steps * batch_size].split(batch_size)):
         done = (epoch + step / num_steps) / loop.num_epochs
-        loop.state.set_rate(loop.optimization.rate(done))
-        terms[step] = take_step(index, loop.objective.weight_at(done))
+        terms[step] = take_step(index, loop.optimization.rate(done), loop.objective.weight_at(done))
         if loop.optimization.ema_decay is not None:
             loop.state.update_average(loop.optimization.ema_decay, epoch * num_steps + step)
         if step + 1 - first == CHECK_EVERY or step + 1 == num_steps:
@@ -533,7 +558,7 @@ def _not_finite(loop: _Loop, what: str, step: int) -> FloatingPointError:
 def _check_settings(loop: _Loop, device: torch.device) -> None:
     """Refuse settings that do not fit together, before anything is computed or written."""
     optimization, execution, number = loop.optimization, loop.execution, loop.processes.number
-    _data_check.check_whole_numbers(num_epochs=loop.num_epochs)
+    _checks.whole(num_epochs=loop.num_epochs)
     _data_check.check_tensor("x", loop.x)
     if loop.x_test is not None:
         _data_check.check_tensor("x_test", loop.x_test)
