@@ -532,9 +532,7 @@ class _Run:
         if self.path is None or not self.together.is_first:
             return
         if _stamp(self.path) != self.stamp:
-            raise RuntimeError(
-                f"{self.path} was written by another run meanwhile: give each run a checkpoint of its own"
-            )
+            raise OSError(f"{self.path} was written by another run meanwhile: give each run a checkpoint of its own")
         random = {
             "device": self.x.device.type,
             "generator": self.generator.get_state(),
