@@ -911,6 +911,20 @@ def test_the_checkpoint_of_another_run_is_refused(changed: dict[str, Any], words
     assert same(weights(other), before)
 
 
+def test_two_runs_on_one_checkpoint_are_noticed(tmp_path: Path) -> None:
+    """The one that would overwrite what it has not written stops; the other's file stays."""
+    file, content = tmp_path / "run.pt", b"another run's"
+
+    def overwrite(x: Tensor) -> Tensor:
+        file.unlink()
+        file.write_bytes(content)
+        return x
+
+    with pytest.raises(OSError, match=r"run\.pt was written by another run meanwhile"):
+        fit(small(), bits(), num_epochs=3, batch_size=8, preprocess=at_step(5, overwrite), checkpoint=file)
+    assert file.read_bytes() == content
+
+
 def test_a_noise_variance_that_is_given_belongs_to_the_model(tmp_path: Path) -> None:
     """It is a buffer: no parameter and no shape tells it."""
 

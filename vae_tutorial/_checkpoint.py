@@ -61,11 +61,11 @@ def save(path: Path, state: State, identity: dict[str, Any], num_epochs: int) ->
     """Write the checkpoint, whole or not at all.
 
     Raises:
-        RuntimeError: if another run has written there in the meantime. OSError: if it cannot be written.
+        OSError: if it cannot be written, or another run has written there in the meantime.
     """
     device = state.generator.device
     if _stamp(path) != state.stamp:
-        raise RuntimeError(f"{path} was written by another run meanwhile: give each run a checkpoint of its own")
+        raise OSError(f"{path} was written by another run meanwhile: give each run a checkpoint of its own")
     content = {
         "weights": state.model.state_dict(),
         "average": None if state.average is None else state.average.state_dict(),

@@ -10,8 +10,14 @@ Behind it stands :func:`vae_tutorial.training.fit` and nothing else: a run from 
 give the same bits. Under ``torchrun`` every process takes its share of each batch (NCCL on GPUs, Gloo on CPUs).
 """
 
-import argparse
 import os
+
+if __name__ == "__main__":  # before torch starts its threads: waiting ones leave the cores to other work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import datetime
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from vae_tutorial import data, models, training
+from vae_tutorial import data, models, objectives, records, training
 
+TIMEOUT = datetime.timedelta(minutes=10)  # how long processes wait for one that has stopped
 SCHEDULES: dict[str, Callable[[float], float] | None] = {"constant": None, "warmup_cosine": training.warmup_cosine}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -36,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``python -m vae_tutorial.train``; those of this process by default.
 
     Returns:
-        The exit status: 0 when the run is finished, 1 when it could not start or go on, 130 when it was interrupted.
-        Options that cannot be read end the process with status 2.
+        The exit status: 0 when the run is finished, 1 when it could not start or go on, 130 when it was interrupted,
+        143 when it was told to end (SIGTERM). Options that cannot be read end the process with status 2.
 
     >>> tiny = "--limit 64 --channels 2 --blocks 0 --latents 2 --batch-size 32 --epochs 1 --device cpu --quiet"
     >>> main(tiny.split())  # doctest: +ELLIPSIS
@@ -47,38 +54,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         device = _join(options.device)
         _train(options, device)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"python -m vae_tutorial.train: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         if _is_first():
             print(f"\nInterrupted. {_how_to_go_on(options.checkpoint)}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interruption, _ToldToEnd) else 130
     finally:
+        signal.signal(signal.SIGTERM, before)
         if _under_torchrun() and distributed.is_initialized():
             distributed.destroy_process_group()
     return 0
 
 
+class _ToldToEnd(KeyboardInterrupt):
+    """SIGTERM, which schedulers send before they take a machine away: it ends a run as Ctrl-C does."""
+
+
+def _end(number: int, frame: object) -> None:
+    raise _ToldToEnd
+
+
 def _train(options: argparse.Namespace, device: torch.device) -> None:
-    if options.output is not None and not Path(options.output).absolute().parent.is_dir():
-        raise FileNotFoundError(f"--output is {options.output!r}, and there is no such folder: make it first")
+    _check_files(options)
     if not _is_first():
         distributed.barrier()  # what has to be downloaded, the first process downloads
     x, x_test = _images(options)
     if _is_first() and _under_torchrun():
         distributed.barrier()
     torch.manual_seed(options.seed)
-    model = models.ConvVAE(options.latents, options.channels, options.blocks, options.hidden)
-    history = training.fit(model, x, x_test=x_test, device=device, **_settings(options))
+    model = models.conv_vae((1, 28, 28), options.latents, options.channels, options.blocks, options.hidden)
+    history = training.fit(model, x, x_test=x_test, preprocess=data.binarize, **_settings(options, device))
     if _is_first():
         _report(history, len(x), len(x_test))
         if options.output is not None:
-            training.save_run(options.output, model, history, **_facts(options))
+            records.save_model(options.output, model, history, **_facts(options))
             print(f"Recorded in {options.output}")
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """What could not be written at the end is refused at the start."""
+    paths = {"--output": options.output, "--checkpoint": options.checkpoint}
+    if options.checkpoint is not None:
+        paths["the best weights, beside --checkpoint,"] = training.best_path(options.checkpoint)
+    named = {name: Path(path).resolve() for name, path in paths.items() if path is not None}
+    for name, path in named.items():
+        if name != "--output" and path == named.get("--output"):
+            raise ValueError(f"--output and {name} are the same file, {options.output}: name another")
+        try:
+            records.check_writable(path)
+        except OSError as error:
+            raise type(error)(f"{name}: {error}") from error
 
 
 def _images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -93,23 +124,28 @@ def _images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     return train.images[: options.limit], x_test[: options.limit]
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
+def _settings(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """The arguments of ``fit`` that have an option of their own."""
+    beta = objectives.kl_warmup if options.kl_warmup else options.beta
     return {
         "num_epochs": options.epochs,
-        "batch_size": options.batch_size,
-        "learning_rate": options.learning_rate,
-        "schedule": SCHEDULES[options.schedule],
-        "weight_decay": options.weight_decay,
-        "ema_decay": options.ema_decay,
-        "beta": training.kl_warmup if options.kl_warmup else options.beta,
-        "patience": options.patience,
-        "precision": PRECISIONS[options.precision],
-        "compile": options.compile or False,
-        "checkpoint": options.checkpoint,
-        "seed": options.seed,
-        "preprocess": data.binarize,
-        "progress": not options.quiet,
+        "objective": objectives.elbo() if beta == 1 else objectives.beta_elbo(beta),
+        "optimization": training.Optimization(
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            schedule=SCHEDULES[options.schedule],
+            weight_decay=options.weight_decay,
+            ema_decay=options.ema_decay,
+            patience=options.patience,
+        ),
+        "execution": training.Execution(
+            seed=options.seed,
+            device=device,
+            precision=PRECISIONS[options.precision],
+            compile=options.compile or False,
+            checkpoint=options.checkpoint,
+            progress=not options.quiet,
+        ),
     }
 
 
@@ -119,7 +155,7 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name not in left_out and value is not None}
 
 
-def _report(history: training.History, num_train: int, num_test: int) -> None:
+def _report(history: records.History, num_train: int, num_test: int) -> None:
     num_epochs = len(history.seconds)
     print(
         f"{num_epochs} epoch{'s' * (num_epochs > 1)} of training on {num_train} images in {sum(history.seconds):.0f} s; "
@@ -148,11 +184,11 @@ def _how_to_go_on(checkpoint: str | None) -> str:
 
 
 def _under_torchrun() -> bool:
-    return "LOCAL_RANK" in os.environ
+    return distributed.is_available() and distributed.is_torchelastic_launched()
 
 
 def _is_first() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return not _under_torchrun() or os.environ["RANK"] == "0"  # a RANK left behind by something else means nothing
 
 
 def _join(device: torch.device | None) -> torch.device:
@@ -165,7 +201,7 @@ def _join(device: torch.device | None) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     return device
 
 
@@ -251,7 +287,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="written after every epoch, and gone on from where it exists; the best weights stand beside it",
     )
-    add("--output", metavar="FILE", help="record of the finished run, for vae_tutorial.training.load_run")
+    add("--output", metavar="FILE", help="record of the finished run, for vae_tutorial.records.load_model")
     add("--quiet", action="store_true", help="show no progress bar")
 
 

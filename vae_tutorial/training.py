@@ -181,10 +181,9 @@ def fit(
     Raises:
         ValueError: for settings or data that make no sense, or a checkpoint of another run.
         TypeError: for what is no tensor, no function or no objective.
-        OSError: if a file cannot be written; a checkpoint that stood there is untouched.
+        OSError: if a file cannot be written, or another run writes to the checkpoint; what stood there is untouched.
         FloatingPointError: when a term or a weight is not finite; the checkpoint of the last good epoch is kept.
         ConnectionError: when another of several processes has ended or does not answer.
-        RuntimeError: when another run writes to the same checkpoint.
 
     Source: Kingma and Welling (2014), algorithm 1.
 
