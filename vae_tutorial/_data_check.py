@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vae_tutorial.objectives import Objective
 
-CHUNK = 2**22  # values looked at at once
+CHUNK = 2**20  # values looked at at once
 SAMPLE = 64  # rows that are preprocessed to see what the model will be given, besides the extremes'
 
 
@@ -31,7 +31,7 @@ def check_data(
             check_whole("x", x, model)
         prepared = sample(x, preprocess)
         if preprocess is not None:
-            check_whole("x", prepared, model)
+            check_whole("x after preprocess", prepared, model)
         if x_test is not None:
             check_whole("x_test", x_test, model)
     try_out(model, objective, prepared[:2])
@@ -54,11 +54,11 @@ def check_whole(name: str, x: Tensor, model: Any) -> None:
     with _named(name):
         if x.dim() == 0 or len(x) == 0:
             model.check_data(x)
-        extreme_rows(x, finite=False)
         for start, part in _parts(x):
             try:
                 model.check_data(part)
             except ValueError as error:
+                extreme_rows(x, finite=False)  # names the row of a NaN
                 where = f" (found in rows {start} to {start + len(part) - 1})" if len(part) < len(x) else ""
                 raise ValueError(f"{error}{where}") from None
 
