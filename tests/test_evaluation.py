@@ -308,6 +308,7 @@ def test_an_evaluation_has_the_truth_in_its_parts(tmp_path: Path) -> None:
     log_evidence = data(5)[1]
     assert_close(record["importance"]["bounds"], log_evidence.expand(2, 5), 1e-10)
     assert_close(record["annealed"]["log_w"], log_evidence[:3].expand(30, 3), 1e-10)
+    assert ((record["annealed"]["acceptance"] > 0.5) & (record["annealed"]["acceptance"] <= 1)).all()
     _, simulated = linear_gaussian.sample(probabilistic_pca(), 4, generator=noise(5))
     exact = linear_gaussian.log_evidence(probabilistic_pca(), simulated)
     for side in ("lower", "upper"):
