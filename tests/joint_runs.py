@@ -1,13 +1,19 @@
 """Runs of ``fit`` for tests/test_distributed.py, which makes each in one process and in two that train together.
 
+With the name of one of the ACCIDENTS behind it, it makes that run alone, which the last process does not survive.
+
 As a program, ``python joint_runs.py FOLDER NUMBER THIS``, it is process THIS of NUMBER: it makes every run and writes what
 came of it to ``FOLDER/name-THIS.pt``.
 """
 
 import contextlib
+import dataclasses
+import datetime
 import math
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +22,7 @@ import torch
 from oracles import randn
 from torch import Tensor, distributed
 
-from vae_tutorial import data, models, training
+from vae_tutorial import _processes, data, likelihoods, models, objectives, priors, records, training
 
 
 class Interrupted(BaseException):
@@ -26,6 +32,12 @@ class Interrupted(BaseException):
 def small(seed: int = 0) -> models.VAE:
     torch.manual_seed(seed)
     return models.mlp_vae((6,), num_latents=3, num_hidden=5).double()
+
+
+def two_linear_maps() -> models.VAE:
+    torch.manual_seed(0)
+    prior = priors.StandardNormal(2)
+    return models.VAE(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6), (6,), prior=prior).double()
 
 
 def greys(num_data: int) -> Tensor:
@@ -44,7 +56,7 @@ def at_step(number: int, action: Callable[[Tensor], Tensor]) -> Callable[..., Te
         x = data.binarize(x, generator=generator)
         return action(x) if next(calls) == number else x
 
-    preprocess.__qualname__ = data.binarize.__qualname__
+    preprocess.__module__, preprocess.__qualname__ = data.binarize.__module__, data.binarize.__qualname__
     return preprocess
 
 
@@ -57,9 +69,19 @@ def spoil(x: Tensor) -> Tensor:
     return x.double().index_fill(0, torch.tensor([len(x) - 1]), math.nan)
 
 
+def fit(model: models.EncoderDecoder, x: Tensor, **settings: Any) -> records.History:
+    """``training.fit`` with its settings side by side, without a bar."""
+    settings.setdefault("progress", False)
+    groups = {}
+    for name, group in (("optimization", training.Optimization), ("execution", training.Execution)):
+        fields = {field.name for field in dataclasses.fields(group)} & set(settings)
+        groups[name] = group(**{field: settings.pop(field) for field in fields})
+    return training.fit(model, x, **groups, **settings)
+
+
 def result(model: models.VAE, x: Tensor, **settings: Any) -> dict[str, Any]:
     """What a run leaves behind: the gradient of its last step, the weights, the history without its clock."""
-    history = training.fit(model, x, progress=False, **settings)._asdict()
+    history = fit(model, x, **settings)._asdict()
     history.pop("seconds")
     return {
         "gradient": {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
@@ -71,7 +93,7 @@ def result(model: models.VAE, x: Tensor, **settings: Any) -> dict[str, Any]:
 def failure(run: Callable[[], Any]) -> dict[str, Any]:
     try:
         run()
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
         return {"error": f"{type(error).__name__}: {error}"}
     return {"error": None}
 
@@ -83,7 +105,7 @@ LONG = {
     "schedule": training.warmup_cosine,
     "weight_decay": 0.1,
     "ema_decay": 0.9,
-    "beta": 0.7,
+    "objective": objectives.beta_elbo(0.7),
     "seed": 3,
     "x_test": bits(7),
 }
@@ -95,14 +117,14 @@ def one_step(folder: Path, this: int) -> dict[str, Any]:
 
 def one_step_of_a_linear_vae(folder: Path, this: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    model = models.linear_vae((6,), 2, model=models.GaussianVAE).double()
+    model = models.linear_vae((6,), 2, likelihood=likelihoods.Gaussian()).double()
     return result(model, randn(10, 6, seed=4), num_epochs=1, batch_size=10)
 
 
 def one_step_of_an_autoencoder(folder: Path, this: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = models.mlp_autoencoder((6,), num_latents=2, num_hidden=5, sigma=0.5).double()
-    return result(model, bits(12), num_epochs=1, batch_size=12)
+    return result(model, bits(12), num_epochs=1, batch_size=12, objective=objectives.reconstruction())
 
 
 def long_run(folder: Path, this: int) -> dict[str, Any]:
@@ -114,9 +136,7 @@ def resumed_run(folder: Path, this: int) -> dict[str, Any]:
     """The same, interrupted in the second step of the third epoch and taken up with other weights."""
     checkpoint = folder / "resumed.pt"
     with contextlib.suppress(Interrupted):
-        training.fit(
-            small(), greys(27), preprocess=at_step(8, interrupt), checkpoint=checkpoint, progress=False, **LONG
-        )
+        fit(small(), greys(27), preprocess=at_step(8, interrupt), checkpoint=checkpoint, **LONG)
     return result(small(seed=9), greys(27), preprocess=data.binarize, checkpoint=checkpoint, **LONG)
 
 
@@ -133,39 +153,91 @@ def patient_run(folder: Path, this: int) -> dict[str, Any]:
 
 def compiled_run(folder: Path, this: int) -> dict[str, Any]:
     """Two bare linear maps need no compiler for C++."""
-    torch.manual_seed(0)
-    model = models.VAE(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6), (6,)).double()
-    return result(model, bits(16), num_epochs=2, batch_size=8, compile=True)
+    return result(two_linear_maps(), bits(16), num_epochs=2, batch_size=8, compile=True)
 
 
 def odd_batch(folder: Path, this: int) -> dict[str, Any]:
-    return failure(lambda: training.fit(small(), bits(9), num_epochs=1, batch_size=3, progress=False))
+    return failure(lambda: fit(small(), bits(9), num_epochs=1, batch_size=3))
 
 
 def other_seeds(folder: Path, this: int) -> dict[str, Any]:
-    return failure(lambda: training.fit(small(), bits(8), num_epochs=1, batch_size=4, seed=this, progress=False))
+    return failure(lambda: fit(small(), bits(8), num_epochs=1, batch_size=4, seed=this))
 
 
 def spoilt_run(folder: Path, this: int) -> dict[str, Any]:
     preprocess, checkpoint = at_step(5, spoil), folder / "spoilt.pt"
     settings = {"num_epochs": 3, "batch_size": 8, "preprocess": preprocess, "checkpoint": checkpoint}
-    return failure(lambda: training.fit(small(), greys(24), progress=False, **settings))
+    return failure(lambda: fit(small(), greys(24), **settings))
+
+
+def refused_by_one(folder: Path, this: int) -> dict[str, Any]:
+    x = bits(8).index_fill(0, torch.tensor([5]), math.nan) if this else bits(8)
+    return failure(lambda: fit(small(), x, num_epochs=1, batch_size=4))
+
+
+def other_data(folder: Path, this: int) -> dict[str, Any]:
+    return failure(lambda: fit(small(), bits(8).roll(this, 1), num_epochs=1, batch_size=4))
+
+
+def full_disk(folder: Path, this: int) -> dict[str, Any]:
+    """The first process cannot write its second checkpoint, and lives on."""
+    write, calls = records.write, iter(range(10))
+
+    def fail(path: Path, content: dict[str, Any]) -> None:
+        if next(calls) == 1:
+            raise OSError("No space left on device")
+        write(path, content)
+
+    records.write = fail
+    try:
+        return failure(lambda: fit(small(), bits(8), num_epochs=9, batch_size=4, checkpoint=folder / "full.pt"))
+    finally:
+        records.write = write
+
+
+def accident(action: Callable[[], None], this: int) -> dict[str, Any]:
+    """Something happens to the last process in the fourth step; the others may wait two seconds for it."""
+
+    def preprocess(x: Tensor, *, generator: torch.Generator) -> Tensor:
+        if this and next(calls) == 4:
+            action()
+        return x
+
+    preprocess.__qualname__ = "watched"  # or its code, and what it closes over, would be compared too
+    calls, start = iter(range(10**9)), time.monotonic()
+    _processes.TIMEOUT = datetime.timedelta(seconds=2)
+    told = failure(lambda: fit(small(), bits(8), num_epochs=9, batch_size=4, preprocess=preprocess))
+    return {**told, "seconds": time.monotonic() - start}
+
+
+def death(folder: Path, this: int) -> dict[str, Any]:
+    return accident(lambda: os._exit(9), this)
+
+
+def stop(folder: Path, this: int) -> dict[str, Any]:
+    return accident(lambda: os.kill(os.getpid(), signal.SIGSTOP), this)
 
 
 def shown_run(folder: Path, this: int) -> dict[str, Any]:
     """Who writes files, and who shows a bar."""
     bars: list[bool] = []
     written: list[str] = []
-    bar, write = training.tqdm, training._write
+    bar, write = training.tqdm, records.write
     training.tqdm = lambda **options: (
         bars.append(not options.get("disable", False)) or bar(**{**options, "disable": True})
     )
-    training._write = lambda path, content: written.append(path.name) or write(path, content)
+    records.write = lambda path, content: written.append(path.name) or write(path, content)
     try:
-        settings = {"num_epochs": 1, "batch_size": 8, "x_test": bits(5), "checkpoint": folder / "shown.pt"}
-        training.fit(small(), bits(8), **settings)
+        settings = {
+            "num_epochs": 1,
+            "batch_size": 8,
+            "x_test": bits(5),
+            "checkpoint": folder / "shown.pt",
+            "progress": True,
+        }
+        fit(small(), bits(8), **settings)
     finally:
-        training.tqdm, training._write = bar, write
+        training.tqdm, records.write = bar, write
     return {"bars": bars, "written": written}
 
 
@@ -182,17 +254,26 @@ RUNS = {
         compiled_run,
         odd_batch,
         other_seeds,
+        other_data,
+        refused_by_one,
+        full_disk,
         spoilt_run,
         shown_run,
     )
 }
 
 
-def main(folder: Path, number: int, this: int) -> None:
+ACCIDENTS = {run.__name__: run for run in (death, stop)}
+
+
+def main(folder: Path, number: int, this: int, accident: str | None = None) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    meeting = f"file://{(folder / 'meeting').as_posix()}"
+    meeting = f"file://{(folder / f'meeting-{accident}').as_posix()}"
     distributed.init_process_group("gloo", init_method=meeting, world_size=number, rank=this)
+    if accident is not None:
+        torch.save(ACCIDENTS[accident](folder, this), folder / f"{accident}-{this}.pt")
+        os._exit(0)  # there is nobody to say goodbye to
     for name, run in RUNS.items():
         torch.save(run(folder, this), folder / f"{name}-{this}.pt")
         distributed.barrier()
@@ -200,4 +281,4 @@ def main(folder: Path, number: int, this: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -1,5 +1,6 @@
 """training, in two processes on this machine's CPU: one process with the joint batch is the oracle."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,22 +13,19 @@ import torch
 from oracles import assert_close
 from torch import distributed
 
-from vae_tutorial import models, training
+from vae_tutorial import training
 
 pytestmark = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="this torch cannot join processes"
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where two processes have left what came of every run."""
-    folder = tmp_path_factory.mktemp("joint")
+def start(folder: Path, *accident: str) -> list[subprocess.Popen[str]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache")
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, joint_runs.__file__, str(folder), "2", str(this)],
+            [sys.executable, joint_runs.__file__, str(folder), "2", str(this), *accident],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -35,6 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for this in range(2)
     ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes have left what came of every run."""
+    folder = tmp_path_factory.mktemp("joint")
+    processes = start(folder)
     try:
         outputs = [process.communicate(timeout=900)[0] for process in processes]
     finally:
@@ -107,10 +112,10 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(folder: Path) 
 def test_one_process_goes_on_where_two_have_stopped(folder: Path, tmp_path: Path) -> None:
     """The checkpoint is an ordinary one, and the noise does not depend on the number of processes."""
     (tmp_path / "half.pt").write_bytes((folder / "half.pt").read_bytes())
-    settings = {"batch_size": 8, "preprocess": joint_runs.data.binarize, "progress": False}
+    settings = {"batch_size": 8, "preprocess": joint_runs.data.binarize}
     whole, prolonged = joint_runs.small(), joint_runs.small(seed=5)
-    training.fit(whole, joint_runs.greys(24), num_epochs=4, **settings)
-    training.fit(prolonged, joint_runs.greys(24), num_epochs=4, checkpoint=tmp_path / "half.pt", **settings)
+    joint_runs.fit(whole, joint_runs.greys(24), num_epochs=4, **settings)
+    joint_runs.fit(prolonged, joint_runs.greys(24), num_epochs=4, checkpoint=tmp_path / "half.pt", **settings)
     for name, value in whole.state_dict().items():
         assert_close(prolonged.state_dict()[name], value, 1e-8)
 
@@ -118,9 +123,7 @@ def test_one_process_goes_on_where_two_have_stopped(folder: Path, tmp_path: Path
 def test_compiled_networks_train_alike(folder: Path) -> None:
     model_runs = joint(folder, "compiled_run")
     assert same(*model_runs)
-    torch.manual_seed(0)
-    model = models.VAE(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6), (6,)).double()
-    expected = joint_runs.result(model, joint_runs.bits(16), num_epochs=2, batch_size=8)
+    expected = joint_runs.result(joint_runs.two_linear_maps(), joint_runs.bits(16), num_epochs=2, batch_size=8)
     assert_alike(model_runs[0], expected, 1e-8, "gradient", "weights", "history")
 
 
@@ -131,12 +134,52 @@ def test_a_batch_that_cannot_be_shared_is_refused(folder: Path) -> None:
 
 def test_processes_that_want_different_runs_are_refused_and_do_not_wait_for_ever(folder: Path) -> None:
     for process in joint(folder, "other_seeds"):
-        assert process["error"] == "ValueError: the processes were asked for different runs (seed: [0, 1])"
+        assert process["error"] == (
+            "ValueError: process 1 of 2 was asked for another run than process 0 (seed was 0, is 1): "
+            "start all with the same arguments"
+        )
+
+
+def test_processes_with_other_data_are_refused(folder: Path) -> None:
+    for process in joint(folder, "other_data"):
+        assert "process 1 of 2 was asked for another run than process 0 (data was " in process["error"]
+
+
+def test_what_one_process_refuses_all_refuse(folder: Path) -> None:
+    first, second = joint(folder, "refused_by_one")
+    own = "ValueError: x contains NaN, first in row 5: remove or fill in such rows"
+    assert second["error"] == own
+    assert first["error"] == f"ValueError: refused by another process, so by all (process 1 of 2: {own})"
+
+
+def test_when_the_first_process_cannot_write_the_other_ends_with_a_message(folder: Path) -> None:
+    """The first process lives on, so no connection breaks by itself; the checkpoint is that of the first epoch."""
+    first, second = joint(folder, "full_disk")
+    assert first["error"] == "OSError: No space left on device"
+    assert second["error"].startswith("ConnectionError: another of the 2 processes has ended, or has not answered")
+    assert len(torch.load(folder / "full.pt", weights_only=True)["history"]["train_kl"]) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal stops a process")
+def test_when_a_process_dies_or_stops_the_other_ends_with_a_message(tmp_path: Path) -> None:
+    """Killed, the connection breaks at once; stopped, the other one waits as long as it may and no longer."""
+    pairs = {accident: start(tmp_path, accident) for accident in joint_runs.ACCIDENTS}
+    try:
+        for accident, (survivor, _) in pairs.items():
+            output = survivor.communicate(timeout=120)[0]
+            told = torch.load(tmp_path / f"{accident}-0.pt", weights_only=True)
+            assert told["error"].startswith("ConnectionError: another of the 2 processes has ended, or has"), output
+            assert "start all of them again" in told["error"]
+            assert told["seconds"] < 30
+    finally:
+        for process in itertools.chain(*pairs.values()):
+            process.kill()
+            process.communicate()
 
 
 def test_a_bound_that_is_not_finite_in_one_process_stops_both(folder: Path) -> None:
     for process in joint(folder, "spoilt_run"):
-        assert process["error"].startswith("FloatingPointError: the bound is not finite in epoch 2, step 2 of 3")
+        assert process["error"].startswith("FloatingPointError: the objective is not finite in epoch 2, step 2 of 3")
     assert len(torch.load(folder / "spoilt.pt", weights_only=True)["history"]["train_kl"]) == 1
 
 

@@ -1,55 +1,53 @@
 r"""Training: one loop, for every model and every objective.
 
-Maximum likelihood would maximise :math:`\sum_n \log p_\theta(x_n)`. The loop maximises an objective instead, by default the
-lower bound, over the decoder's parameters :math:`\theta` and the encoder's :math:`\phi` together, by stochastic gradients:
-for a random batch of B data points the step follows the gradient of
+Maximum likelihood would maximise :math:`\sum_n \log p_\theta(x_n)`. The loop maximises an objective in its place, such as
+the lower bound of :func:`vae_tutorial.objectives.elbo`, over the decoder's parameters :math:`\theta` and the encoder's
+:math:`\phi` together, by stochastic gradients: for a random batch of B data points the step follows the gradient of
 
 .. math:: \frac1B \sum_{b=1}^B \big( \text{reconstruction}_b - \beta \, \text{kl}_b \big),
 
-an unbiased estimate of the gradient of the mean over the data. This module is the only place in the package where a minus
-sign turns a bound into a loss, because PyTorch's optimizers minimise.
+an unbiased estimate of the gradient of the mean over the data. This module is the only place in the package where a
+minus sign turns a bound into a loss, because PyTorch's optimizers minimise.
 
-The whole data set stays in memory as one tensor (bytes for images) on the training device, and a batch is an index into
-it. Order, preprocessing and the noise of the latents come from one generator, whose state is part of the checkpoint: a run
-that was killed and resumed ends with the very bits of a run that was not.
+The loop asks a model for ``noise`` and ``check_data``, and the objective asks for the rest. The whole data set stays in
+memory as one tensor (bytes for images) on the training device, and a batch is an index into it. All randomness of order,
+preprocessing and latents comes from one generator, whose state is part of the checkpoint: a run that was killed and
+resumed ends with the very bits of a run that was not.
 
 **Several processes** may train one model, each on a device of its own: under ``torchrun``, or wherever
 :mod:`torch.distributed` is initialised, every process calls :func:`fit` with the same arguments. All hold the data and
-draw the same order, the same preprocessing and the same noise for the *joint* batch of B data points; each takes its share
-of both, and torch's ``DistributedDataParallel`` averages the gradients. The run is that of one process, but for the order
-in which floating-point numbers are added.
+draw the same order, the same preprocessing and the same noise for the *joint* batch of B data points; each computes the
+objective of its share, and torch's ``DistributedDataParallel`` averages the gradients. For an objective that is a mean
+over data points, as all but free bits are, the run is that of one process, but for the order in which floating-point
+numbers are added.
 """
 
 import copy
+import dataclasses
 import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from vae_tutorial import objectives, records
-from vae_tutorial._processes import Processes, lost_process_named, processes
+from vae_tutorial import _capture, _checkpoint, _checks, _data_check, _device, _processes, objectives, records
 from vae_tutorial.models import ElboTerms
 from vae_tutorial.objectives import Objective
 from vae_tutorial.records import History
 
-CHECKPOINT_KEYS = {"model", "average", "num_averaged", "optimizer", "random", "history", "settings"}
-CHECK_EVERY = 50  # steps between two looks at the bound: each look makes a GPU wait
+CHECK_EVERY = 50  # steps between two looks at the terms: each look makes a GPU wait
 ELBO = objectives.elbo()
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """How :func:`fit` climbs.
+    """What to optimise with: batches, Adam, and when to stop.
 
     Args:
         batch_size: B, at most N; of several processes together, so a multiple of their number.
@@ -61,6 +59,15 @@ class Optimization:
             averaged weights are what is tested, recorded as best and left in the model; without it, the last ones.
         patience: stop after so many epochs in a row without a better objective on ``x_test``, and leave the best
             weights in the model. The set then took part in the choice: report the result on another one.
+
+    Raises:
+        ValueError: for a number out of range. TypeError: for a schedule that is no function.
+
+    Source: Kingma and Ba (2015) for Adam; Loshchilov and Hutter (2019) for its weight decay; Polyak and Juditsky (1992)
+    for averaging.
+
+    >>> Optimization(learning_rate=2e-3, schedule=warmup_cosine).batch_size
+    128
     """
 
     batch_size: int = 128
@@ -70,32 +77,73 @@ class Optimization:
     ema_decay: float | None = None
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        _checks.whole(batch_size=self.batch_size, patience=1 if self.patience is None else self.patience)
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if self.schedule is not None and not callable(self.schedule):
+            raise TypeError(
+                f"schedule must be a function of the fraction of training done, such as training.warmup_cosine, got "
+                f"{self.schedule!r}"
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
+
+    def rate(self, done: float) -> float:
+        """The learning rate after a fraction of training.
+
+        Args:
+            done: the fraction, from 0 to 1.
+        """
+        return self.learning_rate * (self.schedule(done) if self.schedule else 1.0)
+
 
 @dataclass(frozen=True)
 class Execution:
-    """Where :func:`fit` runs, and what it keeps.
+    """Where to run, in what arithmetic, and what to keep.
 
     Args:
         seed: of the one generator behind order, preprocessing and latents.
         device: where to train; by default where the model is.
-        precision: the networks' arithmetic: ``torch.float32``, or ``torch.bfloat16`` by autocast. The objective itself is
-            always computed in the model's own precision.
-        compile: compile the two networks with ``torch.compile`` while training; a string is its mode, such as
-            ``"reduce-overhead"`` for captured CUDA graphs.
+        precision: the networks' arithmetic: ``torch.float32``, the model's own, or ``torch.bfloat16`` by autocast. The
+            objective itself is always computed in the model's own precision.
+        compile: compile the networks with ``torch.compile`` for the time of the run; a string is its mode.
+        capture: record the whole step as one CUDA graph, on one CUDA device. ``preprocess`` then must not wait for the
+            device, as ``.item()`` does.
         checkpoint: file to write after each epoch and to resume from; of several processes only the first writes.
         progress: show a progress bar.
+
+    Raises:
+        ValueError: for a precision that training does not support.
+
+    >>> Execution(precision=torch.float16)
+    Traceback (most recent call last):
+    ...
+    ValueError: precision must be torch.float32 or torch.bfloat16, got torch.float16: float16 underflows without a scaled \
+loss, which fit does not have
     """
 
     seed: int = 0
     device: torch.device | str | None = None
     precision: torch.dtype = torch.float32
     compile: bool | str = False
+    capture: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        if self.precision not in (torch.float32, torch.bfloat16):
+            reason = {
+                torch.float16: "float16 underflows without a scaled loss, which fit does not have",
+                torch.float64: "for double precision convert the model, model.double(), and leave this alone",
+            }.get(self.precision, "no other is supported")
+            raise ValueError(f"precision must be torch.float32 or torch.bfloat16, got {self.precision}: {reason}")
+
 
 def fit(
-    model: Any,
+    model: nn.Module,
     x: Tensor,
     *,
     num_epochs: int,
@@ -105,63 +153,60 @@ def fit(
     optimization: Optimization = Optimization(),
     execution: Execution = Execution(),
 ) -> History:
-    r"""Maximise an objective's mean over the data by stochastic gradients (Adam).
+    r"""Maximise the mean of an objective by stochastic gradients (Adam).
 
     .. math:: \theta, \phi \leftarrow \text{Adam step on }
         - \frac1B \sum_{b=1}^B \big( \text{reconstruction}_b - \beta \, \text{kl}_b \big)
 
     Each epoch visits the data in a new random order; the last N mod B of that order are left out. With a checkpoint, the
-    state is written there after every epoch, and a later call with the same settings goes on from it: Ctrl-C, or a kill,
-    costs the epoch under way and no more. A checkpoint of any other run is refused. With ``x_test`` as well, the best
-    weights so far stand beside it in a record of their own (:func:`best_path`, :func:`vae_tutorial.records.load_model`).
+    state is written there after every epoch, and a later call with the same arguments goes on from it: Ctrl-C, or a
+    kill, costs the epoch under way and no more. With ``x_test`` as well, the best weights so far stand beside it in a
+    record of their own (:func:`best_path`, :func:`vae_tutorial.records.load_model`).
 
     Args:
-        model: a VAE, an autoencoder, or whatever the objective takes that has ``noise`` and ``check_data``; changed in
-            place and moved to the device.
+        model: a VAE, an autoencoder, or another model that the objective fits; changed in place and moved to the device.
         x: training data, (N, \*D), bytes or floats; what the likelihood describes, after ``preprocess``.
         num_epochs: passes over the data.
-        objective: what is maximised, such as :func:`vae_tutorial.objectives.elbo`.
+        objective: what is maximised. An autoencoder needs :func:`vae_tutorial.objectives.reconstruction`. The history
+            keeps the second term without its weight; ``patience`` looks at the objective with the last weight.
         x_test: test data, (M, \*D), evaluated after each epoch exactly as given.
         preprocess: applied to every training batch as ``preprocess(batch, generator=...)``, such as
             :func:`vae_tutorial.data.binarize` for a fresh binarization each time.
-        optimization: batch size, step sizes and what belongs to them.
-        execution: seed, device, precision, checkpoint.
+        optimization: what to optimise with.
+        execution: where to run and what to keep.
 
     Returns:
         The history, one entry an epoch, in nats per data point.
 
     Raises:
-        ValueError: for settings or data that make no sense, or a checkpoint of another run, naming what differs.
-        TypeError: for data that are no tensor, or an objective that is none.
-        OSError: if the checkpoint could not be written.
-        FloatingPointError: when the objective or a weight is not finite; the checkpoint of the last good epoch is kept.
-        ConnectionError: when one of several processes is gone.
+        ValueError: for settings or data that make no sense, or a checkpoint of another run.
+        TypeError: for what is no tensor, no function or no objective.
+        OSError: if a file cannot be written, or another run writes to the checkpoint; what stood there is untouched.
+        FloatingPointError: when a term or a weight is not finite; the checkpoint of the last good epoch is kept.
+        ConnectionError: when another of several processes has ended or does not answer.
 
-    Source: Kingma and Welling (2014), algorithm 1; Kingma and Ba (2015) for Adam; Loshchilov and Hutter (2019) for its
-    weight decay; Polyak and Juditsky (1992) for averaging.
+    Source: Kingma and Welling (2014), algorithm 1.
 
     >>> from vae_tutorial import models
     >>> vae, x = models.linear_vae((4,), num_latents=1), torch.ones(8, 4)
-    >>> history = fit(vae, x, num_epochs=2, optimization=Optimization(batch_size=4))
+    >>> settings = {"optimization": Optimization(batch_size=4), "execution": Execution(progress=False)}
+    >>> history = fit(vae, x, num_epochs=2, **settings)
     >>> len(history.train_elbo)
     2
     """
-    together = processes()
-    try:
-        _check_settings(x, num_epochs, objective, x_test, optimization, execution, together)
-        _check_data(model, x, x_test, preprocess, optimization.batch_size)
-        run = _Run(model, x, num_epochs, objective, preprocess, optimization, execution, together)
-        run.resume(x_test)
-        refusal = None
-    except Exception as error:  # told to the other processes before it is raised
-        refusal = error
-    together.agree({} if refusal else run.told(), refusal)
-    with lost_process_named(), _compiled(model, execution.compile):
-        run.train(x_test)
-        together.wait()  # nobody reads a file that the first process has not finished
-    model.load_state_dict(run.best or run.evaluated.state_dict())
+    with _processes.together() as processes:
+        with processes.agreement() as told:
+            loop = _Loop(model, x, x_test, num_epochs, objective, preprocess, optimization, execution, processes)
+            _prepare(loop)
+            told |= {**loop.identity, "epochs done": loop.state.num_done}
+        with _device.compiled(model, execution.compile), _progress_bar(loop) as bar:
+            take_step = _step(loop)
+            while not _is_finished(loop):
+                _epoch(loop, take_step, bar)
+        processes.wait()
+    model.load_state_dict(loop.state.best or loop.state.evaluated.state_dict())
     model.eval()
-    return run.history
+    return loop.state.history
 
 
 def train_step(
@@ -209,7 +254,7 @@ def train_step(
 
 @torch.no_grad()
 def average_terms(
-    model: Any,
+    model: nn.Module,
     x: Tensor,
     *,
     objective: Objective = ELBO,
@@ -217,26 +262,27 @@ def average_terms(
     seed: int = 0,
     precision: torch.dtype = torch.float32,
 ) -> ElboTerms:
-    r"""The two terms of an objective, averaged over a data set, in nats per data point.
+    r"""The two terms of an objective, averaged over a data set, in nats per data point. For the ELBO they are
 
     .. math:: \frac1N \sum_{n=1}^N \log p(x_n \mid z_n), \quad z_n \sim q(z \mid x_n), \qquad \text{and} \qquad
         \frac1N \sum_{n=1}^N \mathrm{KL}(q(z \mid x_n) \,\|\, p(z))
 
-    for the ELBO, with as many samples a data point as the objective asks for, from a generator seeded anew in each call:
-    the same noise every time, so that two calls differ by the weights and by nothing else.
+    The noise comes from a generator seeded anew in each call: the same every time, so that two calls differ by the
+    weights and by nothing else.
 
     Args:
-        model: a VAE or an autoencoder, on its device.
+        model: a model that the objective fits, on its device; left in evaluation mode.
         x: data, (N, \*D), bytes or floats, on any device.
-        objective: whose terms; its weight plays no part.
+        objective: whose terms; the second is given without its weight.
         batch_size: data points evaluated at once.
         seed: of the noise.
-        precision: the networks' arithmetic, as in :class:`Execution`.
+        precision: the networks' arithmetic, as in :func:`fit`.
 
     Returns:
         ``ElboTerms(reconstruction, kl)``, two scalars in double precision, on the CPU.
 
     Raises:
+        TypeError: if x is no tensor.
         ValueError: for data that the model does not describe.
 
     Source: Kingma and Welling (2014), equation (7).
@@ -245,8 +291,10 @@ def average_terms(
     >>> average_terms(models.linear_vae((4,), num_latents=1), torch.ones(8, 4)).kl.shape
     torch.Size([])
     """
-    model.check_data(x)
-    return _average_terms(model, x, objective, batch_size, seed, precision)
+    _data_check.check_tensor("x", x)
+    with _data_check.each_warning_once():
+        _data_check.check_whole("x", x, model)
+    return _average_terms(model, x, _device.in_precision(objective, precision), batch_size, seed)
 
 
 def warmup_cosine(done: float) -> float:
@@ -273,7 +321,7 @@ def warmup_cosine(done: float) -> float:
 
 
 def best_path(checkpoint: str | os.PathLike[str]) -> Path:
-    """Where :func:`fit` records the best weights of a run with a test set, for :func:`vae_tutorial.records.load_model`.
+    """Where :func:`fit` records the best weights of a run with a test set: a file for :mod:`vae_tutorial.records`.
 
     Args:
         checkpoint: the run's checkpoint.
@@ -288,269 +336,91 @@ def best_path(checkpoint: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.stem}.best{path.suffix}")
 
 
-# The run: what its steps need, and its state between two epochs.
+# The run.
 
 
 @dataclass
-class _Run:
+class _Loop:
+    """What was asked for, and what is made of it by ``_prepare``."""
+
     model: Any
     x: Tensor
+    x_test: Tensor | None
     num_epochs: int
     objective: Objective
     preprocess: Callable[..., Tensor] | None
     optimization: Optimization
     execution: Execution
-    together: Processes
-    history: History = field(default_factory=lambda: History([], [], [], [], []))
-    best: dict[str, Tensor] | None = None  # weights, where patience asks for them
-    stamp: tuple[int, int] | None = None  # of the checkpoint as this run left it
-
-    def __post_init__(self) -> None:
-        chosen = self.execution.device
-        device = torch.device(chosen) if chosen is not None else next(self.model.parameters()).device
-        self.model.to(device)
-        self.x = self.x.to(device)
-        self.average = None if self.optimization.ema_decay is None else copy.deepcopy(self.model)
-        self.num_averaged = 0
-        groups = _parameter_groups(self.model, self.optimization.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, self.optimization.learning_rate, fused=True)
-        self.generator = torch.Generator(device).manual_seed(self.execution.seed)
-        self.path = None if self.execution.checkpoint is None else Path(self.execution.checkpoint)
-        self.num_steps = len(self.x) // self.optimization.batch_size
-        terms_of = _MeanTerms(self.model, self.objective)
-        self.terms_of = terms_of if self.together.number == 1 else DistributedDataParallel(terms_of)
+    processes: _processes.Processes
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    state: _checkpoint.State = dataclasses.field(init=False)
 
     @property
-    def evaluated(self) -> Any:
-        """The model that counts: the averaged one, where weights are averaged."""
-        return self.model if self.average is None else self.average
+    def num_steps(self) -> int:
+        return len(self.x) // self.optimization.batch_size
 
-    def learning_rate(self, done: float) -> float:
-        """After so many epochs."""
-        schedule = self.optimization.schedule
-        return self.optimization.learning_rate * (schedule(done / self.num_epochs) if schedule else 1.0)
+    @property
+    def checkpoint(self) -> Path | None:
+        return None if self.execution.checkpoint is None else Path(self.execution.checkpoint)
 
-    def weight(self, done: float) -> float:
-        """Of the KL, after so many epochs."""
-        return self.objective.weight_at(done / self.num_epochs)
 
-    def train(self, x_test: Tensor | None) -> None:
-        """The epochs that are left."""
-        with self._progress_bar() as bar:
-            while len(self.history.seconds) < self.num_epochs and not self._is_stalled():
-                start = time.perf_counter()
-                terms = self._epoch(bar)
-                seconds = time.perf_counter() - start
-                test = None if x_test is None else self._test(x_test)
-                _append(self.history, terms, test, seconds)
-                if test is not None and self._epochs_since_best() == 0:
-                    self._keep_best()
-                self._save()
+def _prepare(loop: _Loop) -> None:
+    """Check all that was asked for, then make the state of the run, or take it from the checkpoint."""
+    model, optimization, execution = loop.model, loop.optimization, loop.execution
+    device = torch.device(execution.device) if execution.device is not None else next(model.parameters()).device
+    _check_settings(loop, device)
+    if loop.checkpoint is not None or loop.processes.number > 1:
+        loop.identity = _identity(loop)
+    model.to(device)
+    loop.x = _device.place(loop.x, device)
+    _data_check.check_data(model, loop.objective, loop.x, loop.x_test, loop.preprocess, optimization.batch_size)
+    rate, capture = optimization.learning_rate, execution.capture
+    loop.state = _checkpoint.State(
+        model=model,
+        average=None if optimization.ema_decay is None else copy.deepcopy(model),
+        optimizer=torch.optim.AdamW(
+            _checkpoint.parameter_groups(model, optimization.weight_decay),
+            torch.tensor(rate, device=device) if capture else rate,
+            fused=True,
+            capturable=capture,
+        ),
+        generator=torch.Generator(device).manual_seed(execution.seed),
+        history=History([], [], [], [], []),
+    )
+    if loop.checkpoint is not None and loop.checkpoint.exists():
+        _checkpoint.resume(loop.checkpoint, loop.state, loop.identity, loop.num_epochs, execution.seed)
 
-    def _epoch(self, bar: "tqdm[Any]") -> Tensor:
-        """One pass over the data: the objective's two terms at every step, (num_steps, 2), on the CPU."""
-        self.model.train()
-        epoch, device = len(self.history.seconds), self.x.device
-        order = torch.randperm(len(self.x), generator=self.generator, device=device)
-        batches = order[: self.num_steps * self.optimization.batch_size].split(self.optimization.batch_size)
-        looked_at, since = [], []
-        for step, index in enumerate(batches):
-            since.append(self._step(self.x[index], epoch + step / self.num_steps))
-            if len(since) == CHECK_EVERY or step + 1 == self.num_steps:
-                latest = self.together.average(torch.stack(since)).cpu().double()
-                self._check_finite(latest, epoch, step + 1 - len(since))
-                bar.set_postfix_str("reconstruction {:.1f}, kl {:.1f}".format(*latest.mean(0).tolist()), refresh=False)
-                bar.update(len(since))
-                looked_at.append(latest)
-                since = []
-        if not all(
-            tensor.isfinite().all() for tensor in self.evaluated.state_dict().values()
-        ):  # ruined by the last step
-            raise self._not_finite("a weight", epoch, self.num_steps - 1)
-        return torch.cat(looked_at)
 
-    def _step(self, x: Tensor, done: float) -> Tensor:
-        """One step on the joint batch x, of which this process takes its share."""
-        if self.preprocess is not None:
-            x = self.preprocess(x, generator=self.generator)
-        eps = self.model.noise(self.objective.num_samples, len(x), generator=self.generator)
-        x = x.to(eps.dtype)
-        x, eps = self.together.share(x), self.together.share(eps, axis=1)
-        rates = {"learning_rate": self.learning_rate(done), "weight": self.weight(done)}
-        with _arithmetic(self.model, self.execution.precision):
-            terms = train_step(self.terms_of, self.optimizer, x, eps, **rates)
-        self._update_average()
-        return terms
+def _identity(loop: _Loop) -> dict[str, Any]:
+    """What a run is, as far as its result depends on it: a checkpoint must agree in all of it."""
+    x_test, preprocess, execution = loop.x_test, loop.preprocess, loop.execution
+    return {
+        "model": records.describe(loop.model),
+        "objective": records.describe(loop.objective),
+        "data": records.fingerprint(loop.x),
+        "test data": None if x_test is None else records.fingerprint(x_test),
+        "preprocess": None if preprocess is None else records.describe(preprocess),
+        **records.describe(vars(loop.optimization)),
+        "seed": execution.seed,
+        "precision": str(execution.precision),
+    }
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Exponential moving average. After n steps the decay is at most (1 + n) / (10 + n): young averages forget."""
-        if self.average is None or self.optimization.ema_decay is None:
-            return
-        n, averaged, current = self.num_averaged, list(self.average.parameters()), list(self.model.parameters())
-        share = 1.0 if n == 0 else 1 - min(self.optimization.ema_decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(averaged, current, share)
-        for kept, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(buffer)  # running means and the like are averages already
-        self.num_averaged += 1
 
-    def _test(self, x_test: Tensor) -> ElboTerms:
-        """The terms on the test set. Every process computes them all; early stopping must be decided alike everywhere."""
-        terms = _average_terms(self.evaluated, x_test, self.objective, precision=self.execution.precision)
-        values = torch.stack(terms)
-        if self.together.number > 1:
-            values = self.together.average(values.to(self.x.device, torch.float32)).cpu().double()
-        if not values.isfinite().all():
-            raise self._not_finite("the objective on the test set", len(self.history.seconds), self.num_steps - 1)
-        return ElboTerms(*values)
+def _step(loop: _Loop) -> Callable[[Tensor, float, float], Tensor]:
+    """What takes one step, given the batch's index, the learning rate and the second term's weight: the terms, (2,)."""
+    generator, dtype, processes = loop.state.generator, next(loop.model.parameters()).dtype, loop.processes
+    objective = _device.in_precision(loop.objective, loop.execution.precision)
+    terms_of = processes.averaging(_MeanTerms(loop.model, objective))
 
-    def _check_finite(self, terms: Tensor, epoch: int, first_step: int) -> None:
-        finite = terms.isfinite().all(-1)
-        if not finite.all():
-            raise self._not_finite("the objective", epoch, first_step + int(finite.int().argmin()))
+    def take(index: Tensor, learning_rate: Any, weight: Any) -> Tensor:  # numbers, or tensors for a captured step
+        x = loop.x[index]
+        if loop.preprocess is not None:
+            x = loop.preprocess(x, generator=generator)
+        eps = loop.model.noise(objective.num_samples, len(x), generator=generator)
+        x, eps = processes.share(x.to(dtype)), processes.share(eps, axis=1)
+        return train_step(terms_of, loop.state.optimizer, x, eps, learning_rate=learning_rate, weight=weight)
 
-    def _not_finite(self, what: str, epoch: int, step: int) -> FloatingPointError:
-        kept = "" if self.path is None else f". {self.path} still holds the last good epoch, if there was one"
-        return FloatingPointError(
-            f"{what} is not finite in epoch {epoch + 1}, step {step + 1} of {self.num_steps}, at learning rate "
-            f"{self.learning_rate(epoch + step / self.num_steps):g}: try a lower one{kept}"
-        )
-
-    def _epochs_since_best(self) -> int:
-        """Epochs since the best objective on the test set, 0 if the last one is the best; the history is not empty."""
-        beta = self.weight(self.num_epochs)
-        pairs = zip(self.history.test_reconstruction, self.history.test_kl, strict=True)
-        values = [reconstruction - beta * kl for reconstruction, kl in pairs]
-        return len(values) - 1 - values.index(max(values))
-
-    def _is_stalled(self) -> bool:
-        patience = self.optimization.patience
-        return patience is not None and bool(self.history.seconds) and self._epochs_since_best() >= patience
-
-    def _progress_bar(self) -> "tqdm[Any]":
-        # Without a word on `disable`, tqdm obeys the environment variable TQDM_DISABLE.
-        options = {} if self.execution.progress and self.together.is_first else {"disable": True}
-        done = len(self.history.seconds) * self.num_steps
-        return tqdm(total=self.num_epochs * self.num_steps, initial=done, unit="step", **options)
-
-    # Its files.
-
-    def identity(self, x_test: Tensor | None) -> dict[str, Any]:
-        """What a checkpoint must agree in, for a resumed run to be the same run."""
-        optimization, moving = self.optimization, self.optimization.schedule or callable(self.objective.weight)
-        return {
-            "model": records.describe(self.model),
-            "objective": records.describe(self.objective),
-            "data": records.fingerprint(self.x),
-            "test data": None if x_test is None else records.fingerprint(x_test),
-            "preprocess": None if self.preprocess is None else records.describe(self.preprocess),
-            "num_epochs": self.num_epochs if moving else None,
-            "precision": str(self.execution.precision),
-            "seed": self.execution.seed,
-            **{name: records.describe(value) for name, value in vars(optimization).items()},
-        }
-
-    def told(self) -> dict[str, Any]:
-        """What several processes must agree in."""
-        return {**self.settings, "epochs done": len(self.history.seconds)}
-
-    def resume(self, x_test: Tensor | None) -> None:
-        """Take up the run of the checkpoint, if there is one."""
-        needed = self.path is not None or self.together.number > 1
-        self.settings = self.identity(x_test) if needed else {}
-        if self.path is None:
-            return
-        records.check_writable(self.path)
-        if self.path.exists():
-            state = records.read(self.path, CHECKPOINT_KEYS)
-            self._check_same(state)
-            try:
-                self._restore(state)
-            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise ValueError(
-                    f"{self.path} does not hold the state of this run ({error}): name another file"
-                ) from error
-            self.stamp = _stamp(self.path)
-
-    def _check_same(self, state: dict[str, Any]) -> None:
-        different = records.differences(state["settings"], self.settings)
-        epochs = [line for line in different if line.startswith("num_epochs ")]
-        if epochs and len(different) == 1:
-            raise ValueError(
-                f"{self.path}: {epochs[0]}, and the schedule runs over all epochs, so that a longer run is another one from "
-                "its first step on. To train on, load the finished weights (best_path) and name another checkpoint"
-            )
-        if different:
-            raise ValueError(
-                f"{self.path} is the checkpoint of another run ({'; '.join(different)}): name another file"
-            )
-        done = len(state["history"]["seconds"])
-        if done > self.num_epochs:
-            raise ValueError(f"{self.path} has {done} epochs done, more than num_epochs {self.num_epochs}")
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.history = History(**state["history"])
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.num_averaged = state["num_averaged"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        random = state["random"]
-        if random["device"] == self.x.device.type:
-            self.generator.set_state(random["generator"])
-            torch.set_rng_state(random["global"])
-            if self.x.device.type == "cuda" and "cuda" in random:
-                torch.cuda.set_rng_state(random["cuda"], self.x.device)
-        else:
-            self.generator.manual_seed(self.execution.seed + len(self.history.seconds))
-            warnings.warn(
-                f"{self.path} was written on {random['device']}, and the state of its random numbers means nothing on "
-                f"{self.x.device.type}: the run goes on with fresh ones, and not with the very bits it would have had",
-                stacklevel=4,
-            )
-        if self.optimization.patience is not None and self.history.seconds:
-            self.best = self._recorded_best()
-
-    def _recorded_best(self) -> dict[str, Tensor]:
-        """The best weights of a run that is taken up again, from the record beside its checkpoint."""
-        path, done = best_path(self.execution.checkpoint or ""), self.history.test_kl
-        record = records.read(path, records.RECORD_KEYS)
-        recorded = record["history"]["test_kl"]
-        ahead = recorded[:-1] == done  # stopped between writing the two: the next epoch makes this very record again
-        if not ahead and recorded != done[: len(done) - self._epochs_since_best()]:
-            raise ValueError(f"{path} is not the best of the run in {self.path}: delete both, or name another file")
-        return record["weights"]
-
-    def _keep_best(self) -> None:
-        if self.optimization.patience is not None:
-            self.best = copy.deepcopy(self.evaluated.state_dict())
-        if self.path is not None and self.together.is_first:
-            epochs = len(self.history.seconds)
-            records.save_model(best_path(self.path), self.evaluated, self.history, dtype=None, epochs=epochs)
-
-    def _save(self) -> None:
-        if self.path is None or not self.together.is_first:
-            return
-        if _stamp(self.path) != self.stamp:
-            raise OSError(f"{self.path} was written by another run meanwhile: give each run a checkpoint of its own")
-        random = {
-            "device": self.x.device.type,
-            "generator": self.generator.get_state(),
-            "global": torch.get_rng_state(),
-        }
-        if self.x.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.x.device)
-        state = {
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "num_averaged": self.num_averaged,
-            "optimizer": self.optimizer.state_dict(),
-            "random": random,
-            "history": self.history._asdict(),
-            "settings": self.settings,
-        }
-        records.write(self.path, state)
-        self.stamp = _stamp(self.path)
+    return _capture.CapturedStep(take, generator, loop.optimization.batch_size) if loop.execution.capture else take
 
 
 class _MeanTerms(nn.Module):
@@ -564,26 +434,72 @@ class _MeanTerms(nn.Module):
         return torch.stack(self.objective.terms(self.model, x, eps)).mean(-1)
 
 
+def _epoch(loop: _Loop, take_step: Callable[[Tensor, float, float], Tensor], bar: "tqdm[Any]") -> None:
+    """One pass over the data, the test after it, and what is kept of both: nothing of an epoch that went wrong."""
+    state, epoch, path = loop.state, loop.state.num_done, loop.checkpoint
+    start = time.perf_counter()
+    train = _train(loop, take_step, bar)
+    seconds = time.perf_counter() - start
+    test = None if loop.x_test is None else _test(loop, loop.x_test)
+    _append(state.history, train, test, seconds)
+    is_writer = path is not None and loop.processes.this == 0
+    if test is not None and _epochs_since_best(loop) == 0:
+        if loop.optimization.patience is not None:
+            state.best = copy.deepcopy(state.evaluated.state_dict())
+        if path is not None and is_writer:
+            records.save_model(best_path(path), state.evaluated, state.history, dtype=None, epochs=epoch + 1)
+    if path is not None and is_writer:
+        _checkpoint.save(path, state, loop.identity, loop.num_epochs)
+
+
+def _train(loop: _Loop, take_step: Callable[[Tensor, float, float], Tensor], bar: "tqdm[Any]") -> Tensor:
+    """The steps of one epoch: the objective's two terms at each, (num_steps, 2), in double precision on the CPU."""
+    epoch, num_steps, batch_size = loop.state.num_done, loop.num_steps, loop.optimization.batch_size
+    parameter = next(loop.model.parameters())
+    loop.model.train()
+    terms = torch.zeros(num_steps, 2, dtype=parameter.dtype, device=parameter.device)
+    order = torch.randperm(len(loop.x), generator=loop.state.generator, device=parameter.device)
+    looked_at: list[Tensor] = []
+    first = 0  # step that nobody has looked at yet
+    for step, index in enumerate(order[: num_steps * batch_size].split(batch_size)):
+        done = (epoch + step / num_steps) / loop.num_epochs
+        terms[step] = take_step(index, loop.optimization.rate(done), loop.objective.weight_at(done))
+        if loop.optimization.ema_decay is not None:
+            loop.state.update_average(loop.optimization.ema_decay, epoch * num_steps + step)
+        if step + 1 - first == CHECK_EVERY or step + 1 == num_steps:
+            latest = loop.processes.mean(terms[first : step + 1].cpu().double(), parameter.device)
+            _check_finite(loop, latest, first)
+            bar.set_postfix_str("reconstruction {:.1f}, kl {:.1f}".format(*latest.mean(0).tolist()), refresh=False)
+            bar.update(len(latest))
+            looked_at.append(latest)
+            first = step + 1
+    if not _is_finite(loop.model.state_dict().values()):  # ruined by the last step
+        raise _not_finite(loop, "a weight", num_steps - 1)
+    return torch.cat(looked_at)
+
+
+def _test(loop: _Loop, x_test: Tensor) -> ElboTerms:
+    """The terms on the test set. Every process computes them all; early stopping must be decided alike everywhere."""
+    objective = _device.in_precision(loop.objective, loop.execution.precision)
+    terms = torch.stack(_average_terms(loop.state.evaluated, x_test, objective))
+    terms = loop.processes.mean(terms, next(loop.model.parameters()).device)
+    if not terms.isfinite().all():
+        raise _not_finite(loop, "the objective on x_test", loop.num_steps - 1)
+    return ElboTerms(*terms)
+
+
 @torch.no_grad()
-def _average_terms(
-    model: Any,
-    x: Tensor,
-    objective: Objective,
-    batch_size: int = 500,
-    seed: int = 0,
-    precision: torch.dtype = torch.float32,
-) -> ElboTerms:
-    model.eval()
+def _average_terms(model: Any, x: Tensor, objective: Objective, batch_size: int = 500, seed: int = 0) -> ElboTerms:
     parameter = next(model.parameters())
+    model.eval()
     generator = torch.Generator(parameter.device).manual_seed(seed)
-    total = torch.zeros(2, dtype=torch.float64)
+    terms = []
     for batch in x.split(batch_size):
-        batch = batch.to(parameter.device, parameter.dtype)
+        batch = _device.place(batch, parameter.device).to(parameter.dtype)
         eps = model.noise(objective.num_samples, len(batch), generator=generator)
-        with _arithmetic(model, precision):
-            terms = objective.terms(model, batch, eps)
-        total += torch.stack(terms).cpu().double().sum(-1)  # not every device has double precision
-    return ElboTerms(*(total / len(x)))
+        terms.append(torch.stack(objective.terms(model, batch, eps)))
+    total = sum((part.cpu().double().sum(-1) for part in terms), torch.zeros(2, dtype=torch.float64))
+    return ElboTerms(*total / len(x))
 
 
 def _append(history: History, train: Tensor, test: ElboTerms | None, seconds: float) -> None:
@@ -596,139 +512,71 @@ def _append(history: History, train: Tensor, test: ElboTerms | None, seconds: fl
         history.test_kl.append(test.kl.item())
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights that decay, and those that do not: to pull a bias or a noise variance towards 0 is no regularisation."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _epochs_since_best(loop: _Loop) -> int:
+    """Epochs since the best objective on the test set, 0 if the last one is the best; the history is not empty."""
+    history, weight = loop.state.history, loop.objective.weight_at(1.0)
+    objective = [r - weight * k for r, k in zip(history.test_reconstruction, history.test_kl, strict=True)]
+    return len(objective) - 1 - objective.index(max(objective))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Which file stands at a path: every writing makes a new one."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
+def _is_finished(loop: _Loop) -> bool:
+    num_done, patience = loop.state.num_done, loop.optimization.patience
+    is_stalled = patience is not None and num_done > 0 and _epochs_since_best(loop) >= patience
+    return num_done >= loop.num_epochs or is_stalled
 
 
-@contextmanager
-def _compiled(model: Any, how: bool | str) -> Iterator[None]:
-    """The two networks compiled in place, and as they were afterwards."""
-    networks = [model.encoder, model.decoder] if how else []
-    before = [network._compiled_call_impl for network in networks]
-    for network in networks:
-        network.compile(mode=how if isinstance(how, str) else None)
-    try:
-        yield
-    finally:
-        for network, was in zip(networks, before, strict=True):
-            network._compiled_call_impl = was
+def _progress_bar(loop: _Loop) -> "tqdm[Any]":
+    # Without a word on `disable`, tqdm obeys the environment variable TQDM_DISABLE.
+    options = {} if loop.execution.progress and loop.processes.this == 0 else {"disable": True}
+    total, initial = loop.num_epochs * loop.num_steps, loop.state.num_done * loop.num_steps
+    return tqdm(total=total, initial=initial, unit="step", **options)
 
 
-def _arithmetic(model: Any, precision: torch.dtype) -> torch.autocast:
-    """In what precision a step's networks compute; captured graphs learn that they may overwrite the last step's tensors."""
-    if getattr(getattr(model, "encoder", None), "_compiled_call_impl", None) is not None:
-        torch.compiler.cudagraph_mark_step_begin()
-    return torch.autocast(next(model.parameters()).device.type, dtype=precision, enabled=precision != torch.float32)
+# What is refused.
 
 
-# What is refused before anything is computed.
+def _is_finite(tensors: Iterable[Tensor]) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())  # one wait for the device
 
 
-def _check_settings(
-    x: Any, num_epochs: int, objective: Any, x_test: Any, optimization: Any, execution: Any, together: Processes
-) -> None:
-    """Refuse settings that would fail late or, worse, not at all."""
-    for name, value in {"x": x, "x_test": x_test}.items():
-        if not isinstance(value, Tensor) and not (name == "x_test" and value is None):
-            raise TypeError(f"{name} must be a tensor (N, *D), got {_kind(value)}")
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be an Objective, got {_kind(objective)}: call it, as in objectives.elbo()")
-    for given, wanted in ((optimization, Optimization), (execution, Execution)):
-        if not isinstance(given, wanted):
-            name = wanted.__name__
-            raise TypeError(f"{name.lower()} must be a training.{name}, got {_kind(given)}: training.{name}(...)")
-    _check_optimization(num_epochs, optimization, x_test is not None)
-    if execution.precision not in (torch.float32, torch.bfloat16):
+def _check_finite(loop: _Loop, terms: Tensor, first_step: int) -> None:
+    finite = terms.isfinite().all(-1)
+    if not finite.all():
+        raise _not_finite(loop, "the objective", first_step + int(finite.int().argmin()))
+
+
+def _not_finite(loop: _Loop, what: str, step: int) -> FloatingPointError:
+    epoch = loop.state.num_done
+    rate = loop.optimization.rate((epoch + step / loop.num_steps) / loop.num_epochs)
+    return FloatingPointError(
+        f"{what} is not finite in epoch {epoch + 1}, step {step + 1} of {loop.num_steps}, at learning rate "
+        f"{rate:g}: try a lower one. A checkpoint, if asked for, still holds the last good epoch"
+    )
+
+
+def _check_settings(loop: _Loop, device: torch.device) -> None:
+    """Refuse settings that do not fit together, before anything is computed or written."""
+    optimization, execution, number = loop.optimization, loop.execution, loop.processes.number
+    _checks.whole(num_epochs=loop.num_epochs)
+    _data_check.check_tensor("x", loop.x)
+    if loop.x_test is not None:
+        _data_check.check_tensor("x_test", loop.x_test)
+    if not isinstance(loop.objective, Objective):
+        raise TypeError(f"objective must be one of vae_tutorial.objectives, such as elbo(), got {loop.objective!r}")
+    if optimization.patience is not None and loop.x_test is None:
+        raise ValueError(f"patience {optimization.patience} needs an x_test to be patient about")
+    if optimization.batch_size > len(loop.x) > 0:
         raise ValueError(
-            f"precision must be torch.float32 or torch.bfloat16, got {execution.precision}: half precision would need its "
-            "losses scaled, and a model in double precision computes in it as it is"
+            f"batch_size {optimization.batch_size} is larger than the set of {len(loop.x)} data points: take at most that"
         )
-    if optimization.batch_size > len(x):
-        raise ValueError(f"batch_size {optimization.batch_size} is larger than the set of {len(x)} data points")
-    if optimization.batch_size % together.number:
+    if optimization.batch_size % number:
         raise ValueError(
-            f"batch_size {optimization.batch_size} cannot be shared by {together.number} processes: take a multiple of it"
+            f"batch_size {optimization.batch_size} cannot be shared by {number} processes: take a multiple of it"
         )
-
-
-def _check_optimization(num_epochs: int, optimization: Optimization, has_test: bool) -> None:
-    rate, decay, ema = optimization.learning_rate, optimization.weight_decay, optimization.ema_decay
-    for name, value in {"num_epochs": num_epochs, "batch_size": optimization.batch_size}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value}")
-    if not 0 < rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {rate}")
-    if optimization.schedule is not None and not callable(optimization.schedule):
-        raise ValueError(f"schedule must be a function, such as training.warmup_cosine, got {optimization.schedule!r}")
-    if not 0 <= decay < math.inf:
-        raise ValueError(f"weight_decay must be at least 0 and finite, got {decay}")
-    if ema is not None and not 0 <= ema < 1:
-        raise ValueError(f"ema_decay must be at least 0 and below 1, got {ema}")
-    if optimization.patience is not None and (optimization.patience < 1 or not has_test):
+    if execution.capture and (device.type != "cuda" or number > 1):
         raise ValueError(
-            f"patience {optimization.patience} must be at least 1, and needs an x_test to be patient about"
+            f"capture records a CUDA graph, on one device: here the device is {str(device)!r}, of {number} process(es); "
+            "leave it out"
         )
-
-
-def _kind(value: Any) -> str:
-    """What was given instead, and what to give."""
-    name = type(value).__name__
-    if isinstance(value, torch.utils.data.DataLoader | torch.utils.data.Dataset):
-        return f"a {name}: fit makes its own batches, so give the whole set as one tensor"
-    if hasattr(value, "images"):
-        return f"{name}: give its .images"
-    if hasattr(value, "__array__"):
-        return f"a {type(value).__module__.partition('.')[0]} {name}: torch.as_tensor(x) makes a tensor of it"
-    return f"a {name}"
-
-
-def _check_data(
-    model: Any, x: Tensor, x_test: Tensor | None, preprocess: Callable[..., Tensor] | None, batch_size: int
-) -> None:
-    """Every value as it is given, and behind a preprocessing a sample that holds the extremes."""
-    if x_test is not None:
-        model.check_data(x_test)
-    if preprocess is None:
-        model.check_data(x)
-        return
-    if len(x) == 0:
-        raise ValueError("x is empty: it holds no data points")
-    if row := _first_bad_row(x):
-        raise ValueError(f"x contains NaN or infinity, first in row {row[0]}: remove or fill in such rows")
-    flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
-    low, high = (torch.cat([extreme(part) for part in flat.split(4096)]) for extreme in (_row_min, _row_max))
-    spread = torch.linspace(0, len(x) - 1, min(len(x), batch_size)).long()
-    rows = torch.cat([torch.stack([low.argmin(), high.argmax()]).cpu(), spread])
-    sample = x[rows.to(x.device)]
-    # On a generator of its own, or a check would change the run.
-    model.check_data(preprocess(sample, generator=torch.Generator(sample.device).manual_seed(0)))
-
-
-def _row_min(part: Tensor) -> Tensor:
-    return part.amin(1)
-
-
-def _row_max(part: Tensor) -> Tensor:
-    return part.amax(1)
-
-
-def _first_bad_row(x: Tensor) -> tuple[int] | None:
-    if not x.is_floating_point():
-        return None
-    for number, part in enumerate(x.split(4096)):
-        bad = ~part.flatten(1).isfinite().all(1) if part.dim() > 1 else ~part.isfinite()
-        if bad.any():
-            return (4096 * number + int(bad.int().argmax()),)
-    return None
+    if loop.checkpoint is not None:
+        records.check_writable(loop.checkpoint)
