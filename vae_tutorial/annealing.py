@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from vae_tutorial._checks import whole
-from vae_tutorial.families import Family
+from vae_tutorial.families import Family, MeanField
 from vae_tutorial.models import VAE
 
 
@@ -283,6 +283,10 @@ def path(
         )
     if isinstance(start, tuple):
         start = type(start)(*(part.detach().to(parameter) for part in start))
+    if isinstance(start, MeanField) and start.log_var.shape != start.mu.shape:
+        raise ValueError(
+            f"start: mu {tuple(start.mu.shape)} and log_var {tuple(start.log_var.shape)} must both be (B, J)"
+        )
     if start.mean.shape != (len(x), model.num_latents):
         wanted = (len(x), model.num_latents)
         raise ValueError(

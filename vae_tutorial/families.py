@@ -31,37 +31,72 @@ LOG_VAR_LIMIT = 12.0  # what a network may say: 12 tanh(. / 12) is almost the id
 
 
 class Family(Protocol):
-    """What a model asks of q(z given x), one factor for each of B data points; all in nats."""
-
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Reparameterized samples, (K, B, J)."""
-
-    def sample_and_log_prob(
-        self, num_samples: int, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The same samples, (K, B, J), and their log-density in nats, (K, B), from the noise itself."""
-
-    def latents(self, eps: Tensor) -> Tensor:
-        """Latents for noise, (K, B, J)."""
-
-    def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """The same latents, and their log-density in nats, (K, B)."""
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """The noise behind latents, (K, B, J)."""
-
-    def noise(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Noise for ``transform``, (K, B, J)."""
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density at any points, in nats, (K, B)."""
+    """What a model asks of q(z given x), one factor for each of B data points; log-densities are in nats."""
 
     @property
     def mean(self) -> Tensor:
         """The means, (B, J)."""
 
+    def noise(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Noise for the two maps below, (K, B, J).
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+
+    def latents(self, eps: Tensor) -> Tensor:
+        """Latents for noise, (K, B, J).
+
+        Args:
+            eps: noise, (K, B, J).
+        """
+
+    def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """The same latents, and their log-density in nats, (K, B), from the noise itself.
+
+        Args:
+            eps: noise, (K, B, J).
+        """
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The noise behind latents, (K, B, J).
+
+        Args:
+            z: latents, (K, B, J).
+        """
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Reparameterized samples, (K, B, J).
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+
+    def sample_and_log_prob(
+        self, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Samples, (K, B, J), and their log-density in nats, (K, B), from the noise itself.
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density at any points, in nats, (..., B).
+
+        Args:
+            z: points, (..., B, J).
+        """
+
     def take(self, index: Tensor) -> "Family":
-        """The factors of some data points."""
+        """The factors of some data points.
+
+        Args:
+            index: their numbers, (M,).
+        """
 
 
 class MeanField(NamedTuple):
