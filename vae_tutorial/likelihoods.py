@@ -364,8 +364,8 @@ class Likelihood(nn.Module):
         Raises:
             ValueError: for NaN, naming the first row, and for values outside the support, naming them and the remedy.
         """
-        bad = x.isnan().flatten(1).any(1) if x.dim() > 1 else x.isnan()
-        if bad.any():
+        if x.is_floating_point() and x.min().isnan():
+            bad = x.isnan().flatten(1).any(1) if x.dim() > 1 else x.isnan()
             raise ValueError(f"x contains NaN, first in row {int(bad.int().argmax())}: remove or fill in such rows")
         self.check_range(x)
 
@@ -424,7 +424,7 @@ class Bernoulli(Likelihood):
         """Refuse values outside [0, 1], and warn of values between: they are not binary. Raises ValueError."""
         remedy = "binarize images; real values call for another likelihood, such as Gaussian()"
         _check_unit_interval(x, "a Bernoulli likelihood", remedy)
-        if x.is_floating_point() and ((x != 0) & (x != 1)).any():
+        if x.is_floating_point() and (x * (1 - x)).any():
             warnings.warn(
                 "x holds values between 0 and 1, and a Bernoulli likelihood describes zeros and ones: what is maximised is "
                 "not the log-probability of these data. Binarize them by sampling, or take ContinuousBernoulli() or "

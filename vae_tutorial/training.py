@@ -292,7 +292,7 @@ def average_terms(
     torch.Size([])
     """
     _data_check.check_tensor("x", x)
-    with _data_check.each_warning_once():
+    with _data_check.each_warning_once(stacklevel=5):
         _data_check.check_whole("x", x, model)
     return _average_terms(model, x, _device.in_precision(objective, precision), batch_size, seed)
 
@@ -373,7 +373,7 @@ def _prepare(loop: _Loop) -> None:
         loop.identity = _identity(loop)
     model.to(device)
     loop.x = _device.place(loop.x, device)
-    _data_check.check_data(model, loop.objective, loop.x, loop.x_test, loop.preprocess, optimization.batch_size)
+    _data_check.check_data(model, loop.objective, loop.x, loop.x_test, loop.preprocess)
     rate, capture = optimization.learning_rate, execution.capture
     loop.state = _checkpoint.State(
         model=model,
@@ -409,7 +409,7 @@ def _identity(loop: _Loop) -> dict[str, Any]:
 def _step(loop: _Loop) -> Callable[[Tensor, float, float], Tensor]:
     """What takes one step, given the batch's index, the learning rate and the second term's weight: the terms, (2,)."""
     generator, dtype, processes = loop.state.generator, next(loop.model.parameters()).dtype, loop.processes
-    objective = _device.in_precision(loop.objective, loop.execution.precision)
+    objective = _device.in_precision(loop.objective, loop.execution.precision, loop.execution.compile)
     terms_of = processes.averaging(_MeanTerms(loop.model, objective))
 
     def take(index: Tensor, learning_rate: Any, weight: Any) -> Tensor:  # numbers, or tensors for a captured step
@@ -480,7 +480,7 @@ def _train(loop: _Loop, take_step: Callable[[Tensor, float, float], Tensor], bar
 
 def _test(loop: _Loop, x_test: Tensor) -> ElboTerms:
     """The terms on the test set. Every process computes them all; early stopping must be decided alike everywhere."""
-    objective = _device.in_precision(loop.objective, loop.execution.precision)
+    objective = _device.in_precision(loop.objective, loop.execution.precision, loop.execution.compile)
     terms = torch.stack(_average_terms(loop.state.evaluated, x_test, objective))
     terms = loop.processes.mean(terms, next(loop.model.parameters()).device)
     if not terms.isfinite().all():
@@ -536,7 +536,10 @@ def _progress_bar(loop: _Loop) -> "tqdm[Any]":
 
 
 def _is_finite(tensors: Iterable[Tensor]) -> bool:
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())  # one wait for the device
+    """Whether all values are; their sums tell it at once, unless one overflows."""
+    tensors = list(tensors)
+    sums = torch.stack([tensor.sum().float() for tensor in tensors])  # one wait for the device
+    return bool(sums.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _check_finite(loop: _Loop, terms: Tensor, first_step: int) -> None:
