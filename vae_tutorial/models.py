@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vae_tutorial import divergences
+from vae_tutorial import _checks, divergences
 from vae_tutorial._recipe import keeps_arguments
 from vae_tutorial.families import Family, FullRank, MeanField
 from vae_tutorial.likelihoods import Bernoulli, Likelihood
@@ -88,8 +88,7 @@ class EncoderDecoder(nn.Module):
         >>> linear_vae(data_shape=(4,), num_latents=2).noise(5, 3).shape
         torch.Size([5, 3, 2])
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        _checks.whole(num_samples=num_samples)
         like = next(self.parameters())
         shape = (num_samples, num_data, self.num_latents)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
