@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from vae_tutorial import (
+    _capture,
     _checkpoint,
     _data_check,
     _device,
@@ -458,6 +459,176 @@ def test_between_two_looks_nothing_waits_for_the_device() -> None:
         reads[num_steps] = mode.number
     assert reads[5] == reads[50] > 0
     assert 0 < reads[100] - reads[50] <= 4
+
+
+# the captured step
+
+
+class FakeGraphs:
+    """Stands in for torch.cuda: what is recorded is a call, and a replay makes it again."""
+
+    def __init__(self) -> None:
+        self.registered, self.recording, self.replays = [], False, 0
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        fakes, stream = self, contextlib.nullcontext()
+
+        class Stream:
+            def __init__(self, device: Any = None) -> None:
+                pass
+
+            def wait_stream(self, other: Any) -> None:
+                assert isinstance(other, Stream)
+
+        class Graph:
+            def register_generator_state(self, generator: torch.Generator) -> None:
+                fakes.registered.append(generator)
+
+            def replay(self) -> None:
+                fakes.replays += 1
+                fakes.step.terms.copy_(fakes.step.step(fakes.step.index, fakes.step.rate, fakes.step.weight))
+
+        @contextlib.contextmanager
+        def record(graph: Graph) -> Iterator[None]:
+            fakes.recording = True
+            yield
+            fakes.recording = False
+
+        current = Stream()
+        for name, fake in {
+            "Stream": Stream,
+            "stream": lambda _: stream,
+            "current_stream": lambda: current,
+            "CUDAGraph": Graph,
+            "graph": record,
+        }.items():
+            patch.setattr(torch.cuda, name, fake)
+
+
+def test_a_captured_step_is_taken_recorded_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call does one step with its own index, rate and weight, through the same tensors; recording does none."""
+    fakes, done, places = FakeGraphs(), [], set()
+
+    def step(index: Tensor, rate: Tensor, weight: Tensor) -> Tensor:
+        if not fakes.recording:
+            done.append((index.tolist(), rate.item(), weight.item()))
+            places.add((index.data_ptr(), rate.data_ptr(), weight.data_ptr()))
+        return torch.stack([rate, weight])
+
+    fakes.install(monkeypatch)
+    generator = noise(0)
+    fakes.step = _capture.CapturedStep(step, generator, batch_size=2)
+    asked = [([n, n + 1], n / 8, 1 + n / 4) for n in range(7)]
+    for index, rate, weight in asked:
+        terms = fakes.step(torch.tensor(index), rate, weight)
+        assert terms.tolist() == [rate, weight]
+    assert done == asked
+    assert len(places) == 1
+    assert (fakes.registered, fakes.replays) == ([generator], len(asked) - _capture.WARM_UP)
+
+
+def test_a_step_that_cannot_be_recorded_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = FakeGraphs()
+
+    def step(*_: Tensor) -> Tensor:
+        if fakes.recording:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+        return torch.zeros(2)
+
+    fakes.install(monkeypatch)
+    captured = _capture.CapturedStep(step, noise(0), batch_size=1)
+    for _ in range(_capture.WARM_UP):
+        captured(torch.zeros(1, dtype=torch.long), 0.1, 1.0)
+    with pytest.raises(RuntimeError, match=r"cannot be recorded .*stream is capturing\): perhaps preprocess"):
+        captured(torch.zeros(1, dtype=torch.long), 0.1, 1.0)
+
+
+def test_a_step_takes_its_rate_and_weight_as_numbers_or_as_tensors() -> None:
+    """As tensors they can change between the replays of a graph. The rate is the one given, and the terms those before."""
+    states = []
+    for kind in (float, torch.tensor):
+        model, x, eps = small(), bits(), randn(1, 24, 2, seed=3).float()
+        optimizer = torch.optim.AdamW(model.parameters(), kind(1.0), fused=True, weight_decay=0.0)
+        before = [term.detach().mean() for term in model.elbo_terms(x, eps=eps)]
+
+        def terms_of(x: Tensor, eps: Tensor, model: VAE = model) -> Tensor:
+            return torch.stack(model.elbo_terms(x, eps=eps)).mean(-1)
+
+        terms = training.train_step(terms_of, optimizer, x, eps, learning_rate=kind(0.01), weight=kind(0.5))
+        assert_close(terms, torch.stack(before), 1e-6)
+        assert not terms.requires_grad
+        start = torch.cat([p.flatten() for p in small().parameters()])
+        moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - start
+        assert moved.abs().max().item() == pytest.approx(0.01, rel=1e-3)  # Adam's first step is the rate, up or down
+        states.append(weights(model))
+    assert same(*states)
+
+
+# a CUDA device
+
+cuda = pytest.mark.cuda
+
+
+@cuda
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("way", [{}, {"capture": True}, {"compile": True}, {"compile": "reduce-overhead"}])
+def test_ways_to_train_on_a_cuda_device_agree(way: dict[str, Any], precision: torch.dtype, tmp_path: Path) -> None:
+    """With the same noise from the same generator: the plain way is the oracle, up to rounding."""
+    x, histories = data.fashion_mnist().images[:640], []
+    x_test = data.binarize(x[:100], generator=noise(0))
+    for settings in ({}, way):
+        torch.manual_seed(0)
+        model = conv_vae(num_latents=4, num_channels=8, num_blocks=1)
+        options = {"device": "cuda", "precision": precision, "preprocess": data.binarize, "ema_decay": 0.9, **settings}
+        options |= {"schedule": warmup_cosine, "beta": kl_warmup, "checkpoint": tmp_path / f"{len(histories)}.pt"}
+        histories.append(fit(model, x, x_test=x_test, num_epochs=3, batch_size=64, **options))
+        before = model.encode(x_test.to("cuda"))
+        kept = [tensor.clone() for tensor in before]
+        model.encode(1 - x_test.to("cuda"))
+        assert all(torch.equal(a, b) for a, b in zip(before, kept, strict=True))  # nothing is overwritten after the run
+    assert histories[1].train_elbo == pytest.approx(histories[0].train_elbo, rel=2e-3)
+    assert histories[1].test_elbo == pytest.approx(histories[0].test_elbo, rel=2e-3)
+
+
+@cuda
+@pytest.mark.parametrize("capture", [False, True])
+def test_a_resumed_run_on_a_cuda_device_ends_like_an_uninterrupted_one(capture: bool, tmp_path: Path) -> None:
+    whole, resumed = small(), small(seed=1)
+    options = {"batch_size": 8, "device": "cuda", "capture": capture, "learning_rate": 0.01}
+    history = fit(whole, bits(80), num_epochs=4, **options)
+    fit(small(), bits(80), num_epochs=2, checkpoint=tmp_path / "run.pt", **options)
+    again = fit(resumed, bits(80), num_epochs=4, checkpoint=tmp_path / "run.pt", **options)
+    assert again.train_elbo == pytest.approx(history.train_elbo, rel=1e-4)
+    for name, value in whole.state_dict().items():
+        assert_close(resumed.state_dict()[name].cpu(), value.cpu(), 1e-3)
+
+
+@cuda
+@pytest.mark.parametrize("devices", [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_run_changes_between_cpu_and_cuda_with_a_warning(devices: tuple[str, str], tmp_path: Path) -> None:
+    first, second = devices
+    fit(small(), bits(), num_epochs=1, batch_size=8, device=first, checkpoint=tmp_path / "run.pt")
+    with pytest.warns(UserWarning, match=f"was written on '{first}' and goes on on '{second}'"):
+        history = fit(small(), bits(), num_epochs=3, batch_size=8, device=second, checkpoint=tmp_path / "run.pt")
+    assert len(history.seconds) == 3
+
+
+@cuda
+def test_steps_on_a_cuda_device_do_not_wait_for_it() -> None:
+    """torch itself refuses to wait, between two looks."""
+
+    def prepare(x: Tensor, *, generator: torch.Generator) -> Tensor:
+        calls.append(len(x))
+        torch.cuda.set_sync_debug_mode("error" if len(calls) > 1 else "default")  # the first call is the check's
+        return data.binarize(x, generator=generator)
+
+    model, calls = small(), []
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):  # the look at the end of the epoch
+            fit(model, greys(40), num_epochs=1, batch_size=1, device="cuda", preprocess=prepare, ema_decay=0.9)
+        assert len(calls) == 41
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # where and how
