@@ -475,8 +475,8 @@ class VAE(EncoderDecoder):
         >>> linear_vae(data_shape=(4,), num_latents=2).log_weights(torch.ones(3, 4), 5).shape
         torch.Size([5, 3])
         """
-        eps = self.noise(num_samples, len(x), generator=generator) if eps is None else eps
-        z, log_q_z = self.posterior(x).transform(eps)
+        q = self.posterior(x)
+        z, log_q_z = q.transform(self.noise(num_samples, len(x), generator=generator) if eps is None else eps)
         return self.log_p_x_given_z(x, z) + self.prior.log_prob(z) - log_q_z
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
