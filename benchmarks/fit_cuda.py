@@ -1,16 +1,18 @@
-"""Images per second of `training.fit` on a GPU: eager, compiled, compiled with captured graphs; float32 and bfloat16.
+"""Images per second of `training.fit` on a GPU: eager, compiled, with captured graphs; float32 and bfloat16.
 
-Every setting is one call of `fit` on the same `ConvVAE` and the same images, which stay on the device as bytes. The first
-epoch compiles, captures and warms up, and is not counted. The rate is the median over the epochs after it. In the last
-epoch torch's profiler notes when the device works: the share of that time outside kernels (and copies) is what Python
-and the launches cost, and what compiling and capturing can save.
+Every setting is one call of `fit` on the same convolutional VAE and the same images, which stay on the device as bytes.
+The first epoch compiles, captures and warms up, and is not counted. The rate is the median over the epochs after it. In
+the last epoch torch's profiler notes when the device works: the share of that time outside kernels (and copies) is what
+Python and the launches cost, and what compiling and capturing can save.
 
-A *captured graph* is a recorded sequence of kernels that is launched as one (torch.compile's mode "reduce-overhead").
+A *captured graph* is a recorded sequence of kernels that is launched as one: of the networks, in torch.compile's mode
+"reduce-overhead", or of the whole step, by `capture`.
 
     python benchmarks/fit_cuda.py --help
 """
 
 import argparse
+import dataclasses
 import statistics
 from collections.abc import Iterable
 
@@ -19,9 +21,15 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from vae_tutorial import data, models, training
+from vae_tutorial import data, models, objectives, training
 
-WAYS = {"eager": False, "compiled": True, "captured graphs": "reduce-overhead"}
+WAYS = {
+    "eager": {},
+    "compiled": {"compile": True},
+    "captured graphs": {"compile": "reduce-overhead"},
+    "captured step": {"capture": True},
+    "compiled, captured step": {"compile": True, "capture": True},
+}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PROFILED_STEPS = 40
 
@@ -43,27 +51,24 @@ def measure(
     num_steps = len(x) // batch_size
     on_gpu = torch.device(device).type == "cuda"
     activity, kind = (ProfilerActivity.CUDA, DeviceType.CUDA) if on_gpu else (ProfilerActivity.CPU, DeviceType.CPU)
-    before = (
-        2 + num_epochs * num_steps
-    )  # the profiler's start, the call that checks the settings, the epochs that count
+    before = 1 + num_epochs * num_steps  # the profiler's start, and the epochs that count
     active = min(PROFILED_STEPS, num_steps - 1)
     with profile(
         activities=[activity], schedule=schedule(wait=before, warmup=1, active=active, repeat=1), acc_events=True
     ) as profiler:
 
-        def binarize(images: Tensor, *, generator: torch.Generator) -> Tensor:
-            profiler.step()  # called at the start of every step
-            return data.binarize(images, generator=generator)
+        def weight(done: float) -> float:
+            profiler.step()  # asked for at the start of every step, of a captured one too
+            return 1.0
 
         history = training.fit(
             model,
             x,
             num_epochs=num_epochs + 1,
-            batch_size=batch_size,
-            preprocess=binarize,
-            device=device,
-            progress=False,
-            **settings,
+            objective=dataclasses.replace(objectives.elbo(), weight=weight),
+            preprocess=data.binarize,
+            optimization=training.Optimization(batch_size=batch_size),
+            execution=training.Execution(device=device, progress=False, **settings),
         )
     work = [event for event in profiler.events() if event.device_type == kind and not event.is_user_annotation]
     rate = num_steps * batch_size / statistics.median(history.seconds[1:-1])
@@ -76,8 +81,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=60_000, help="images an epoch, the bundled ones repeated (60000)")
     parser.add_argument("--epochs", type=int, default=4, help="epochs, the first of which is not counted (4)")
     parser.add_argument("--batch-size", type=int, default=128, help="images a step (128)")
-    parser.add_argument("--channels", type=int, default=64, help="channels of the ConvVAE (64)")
-    parser.add_argument("--blocks", type=int, default=2, help="residual blocks of the ConvVAE on each side (2)")
+    parser.add_argument("--channels", type=int, default=64, help="channels of the network (64)")
+    parser.add_argument("--blocks", type=int, default=2, help="residual blocks on each side (2)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="which to measure (all)")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="likewise (all)")
     options = parser.parse_args(arguments)
@@ -96,24 +101,24 @@ def main(arguments: list[str] | None = None) -> None:
     x = bundled.repeat(-(-options.images // len(bundled)), 1, 1, 1)[: options.images]
     where = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else options.device
     print(f"{where}, torch {torch.__version__}, float32 products {torch.get_float32_matmul_precision()}")
-    print(f"ConvVAE, {options.channels} channels, {options.blocks} blocks, batches of {options.batch_size}")
-    print(f"{'':28}images/s   of eager float32   outside kernels")
+    print(f"Convolutional VAE, {options.channels} channels, {options.blocks} blocks, batches of {options.batch_size}")
+    print(f"{'':35}images/s   of eager float32   outside kernels")
     reference = None
     for precision in options.precisions:
         for way in options.ways:
             torch._dynamo.reset()
             torch.manual_seed(0)
             rate, outside = measure(
-                models.ConvVAE(num_channels=options.channels, num_blocks=options.blocks),
+                models.conv_vae(num_channels=options.channels, num_blocks=options.blocks),
                 x,
                 device=options.device,
                 num_epochs=options.epochs,
                 batch_size=options.batch_size,
-                compile=WAYS[way],
                 precision=PRECISIONS[precision],
+                **WAYS[way],
             )
             reference = reference or rate
-            print(f"{way:>16}, {precision:9}{rate:9.0f}{rate / reference:18.2f}{100 * outside:16.0f} %", flush=True)
+            print(f"{way:>23}, {precision:9}{rate:9.0f}{rate / reference:18.2f}{100 * outside:16.0f} %", flush=True)
 
 
 if __name__ == "__main__":

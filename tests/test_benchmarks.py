@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vae_tutorial import data, models, training
+from vae_tutorial import data, models, records, training
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -106,12 +106,12 @@ def test_fit_cuda_hands_its_settings_to_fit(monkeypatch: pytest.MonkeyPatch) -> 
     """What would be compiled and captured on a GPU, without compiling here. Only the last epoch's steps are profiled."""
     fit_cuda, calls, recorded = benchmark("fit_cuda"), [], []
 
-    def fit(model: Any, x: torch.Tensor, **settings: Any) -> training.History:
+    def fit(model: Any, x: torch.Tensor, **settings: Any) -> records.History:
         calls.append(settings)
-        for step in range(1 + settings["num_epochs"] * (len(x) // settings["batch_size"])):
-            settings["preprocess"](x[:2], generator=torch.Generator())
+        for step in range(settings["num_epochs"] * (len(x) // settings["optimization"].batch_size)):
+            assert settings["objective"].weight_at(0.5) == 1
             torch.ones(step).erfinv()
-        return training.History([], [], [], [], [9.0, 2.0, 2.0, 7.0])
+        return records.History([], [], [], [], [9.0, 2.0, 2.0, 7.0])
 
     def share_outside(intervals: Any) -> float:
         recorded.append(len(list(intervals)))
@@ -120,11 +120,12 @@ def test_fit_cuda_hands_its_settings_to_fit(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(fit_cuda, "share_outside", share_outside)
     x, settings = data.fashion_mnist().images[:40], {"device": "cpu", "num_epochs": 3, "batch_size": 10}
-    for compile in fit_cuda.WAYS.values():
-        rate, outside = fit_cuda.measure(None, x, compile=compile, precision=torch.bfloat16, **settings)
+    for way in fit_cuda.WAYS.values():
+        rate, outside = fit_cuda.measure(None, x, precision=torch.bfloat16, **way, **settings)
         assert (rate, outside) == (20.0, 0.5)  # 4 steps of 10 images in 2 seconds; the first and last epoch left out
-    assert [call["compile"] for call in calls] == [False, True, "reduce-overhead"]
-    assert {call["precision"] for call in calls} == {torch.bfloat16}
+    assert [call["execution"].compile for call in calls] == [False, True, "reduce-overhead", False, True]
+    assert [call["execution"].capture for call in calls] == [False, False, False, True, True]
+    assert {call["execution"].precision for call in calls} == {torch.bfloat16}
     assert {call["num_epochs"] for call in calls} == {4}
     assert min(recorded) > 0
 

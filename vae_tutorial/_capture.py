@@ -45,7 +45,14 @@ class CapturedStep:
         if self.num_taken == WARM_UP + 1:
             self.graph = torch.cuda.CUDAGraph()
             self.graph.register_generator_state(self.generator)
-            with torch.cuda.graph(self.graph):
-                self.terms = self.step(self.index, self.rate, self.weight)
+            try:
+                with torch.cuda.graph(self.graph):
+                    self.terms = self.step(self.index, self.rate, self.weight)
+            except RuntimeError as error:
+                told = str(error).partition("\n")[0]
+                raise RuntimeError(
+                    f"the step cannot be recorded as a CUDA graph ({told}): perhaps preprocess or a network waits "
+                    "for the device, as .item() and checks of values do; else train without capture"
+                ) from error
         self.graph.replay()
         return self.terms

@@ -153,5 +153,5 @@ def _restore_noise(path: Path, state: State, content: dict[str, Any], seed: int)
     warnings.warn(
         f"{path} was written on {content['device']!r} and goes on on {device.type!r}, where its random numbers cannot be "
         f"continued: order and noise are drawn anew from the seed {seed}, so the run is not that of one device",
-        stacklevel=2,
+        stacklevel=5,  # fit's caller
     )

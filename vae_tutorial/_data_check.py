@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vae_tutorial.objectives import Objective
 
-CHUNK = 2**22  # values looked at at once
-SAMPLE = 256  # rows that are preprocessed to see what the model will be given, at least
+CHUNK = 2**20  # values looked at at once
+SAMPLE = 64  # rows that are preprocessed to see what the model will be given, besides the extremes'
 
 
 def check_data(
@@ -20,19 +20,18 @@ def check_data(
     x: Tensor,
     x_test: Tensor | None,
     preprocess: Callable[..., Tensor] | None,
-    batch_size: int,
 ) -> None:
     """Look at all the data, and at what becomes of a few of them in preprocessing, networks and objective.
 
     Raises:
         ValueError: for data that the model does not describe, or that do not fit the networks. TypeError: from ``sample``.
     """
-    with each_warning_once():
+    with each_warning_once(stacklevel=6):  # of fit's caller
         if preprocess is None:
             check_whole("x", x, model)
-        prepared = sample(x, preprocess, batch_size)
+        prepared = sample(x, preprocess)
         if preprocess is not None:
-            check_whole("x", prepared, model)
+            check_whole("x after preprocess", prepared, model)
         if x_test is not None:
             check_whole("x_test", x_test, model)
     try_out(model, objective, prepared[:2])
@@ -40,9 +39,11 @@ def check_data(
 
 def check_tensor(name: str, x: Any) -> None:
     """Refuse what is no tensor, and say how to make one of it. Raises TypeError."""
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and x.dim() > 0:
         return
     given = f"{name} must be one tensor with the data along its first axis, got {_article(type(x).__name__)}"
+    if isinstance(x, Tensor):
+        raise TypeError(f"{given} without axes")
     if hasattr(x, "dataset"):
         raise TypeError(f"{given}: stack its data, torch.stack([x for x, *_ in {name}.dataset]); fit draws the batches")
     if hasattr(x, "images"):
@@ -53,18 +54,18 @@ def check_tensor(name: str, x: Any) -> None:
 def check_whole(name: str, x: Tensor, model: Any) -> None:
     """Every value, by the model's own check, some rows at a time. Raises ValueError."""
     with _named(name):
-        if x.dim() == 0 or len(x) == 0:
+        if len(x) == 0:
             model.check_data(x)
-        extreme_rows(x, finite=False)
         for start, part in _parts(x):
             try:
                 model.check_data(part)
             except ValueError as error:
+                extreme_rows(x, finite=False)  # names the row of a NaN
                 where = f" (found in rows {start} to {start + len(part) - 1})" if len(part) < len(x) else ""
                 raise ValueError(f"{error}{where}") from None
 
 
-def sample(x: Tensor, preprocess: Callable[..., Tensor] | None, batch_size: int) -> Tensor:
+def sample(x: Tensor, preprocess: Callable[..., Tensor] | None) -> Tensor:
     """Some data as the model will be given them, those with the smallest and the largest value among them.
 
     Every value is looked at first: one that is not finite is refused. The generator is one of its own, or a check would
@@ -74,12 +75,11 @@ def sample(x: Tensor, preprocess: Callable[..., Tensor] | None, batch_size: int)
         ValueError: for an empty set or a value that is not finite, naming its row.
         TypeError: if ``preprocess`` cannot be called as it will be, or returns no tensor.
     """
-    if x.dim() == 0 or len(x) == 0:
+    if len(x) == 0:
         raise ValueError("x is empty: it holds no data points")
     if preprocess is None:
-        return x[:batch_size]
-    size = min(len(x), max(batch_size, SAMPLE))
-    rows = sorted({*extreme_rows(x, finite=True), *torch.linspace(0, len(x) - 1, size).long().tolist()})
+        return x[:SAMPLE]
+    rows = sorted({*extreme_rows(x, finite=True), *torch.linspace(0, len(x) - 1, min(len(x), SAMPLE)).long().tolist()})
     try:
         prepared = preprocess(x[rows], generator=torch.Generator(x.device).manual_seed(0))
     except TypeError as error:
@@ -101,7 +101,8 @@ def extreme_rows(x: Tensor, *, finite: bool) -> list[int]:
     """
     lows, highs = [], []
     for start, part in _parts(x):
-        low, high = part.reshape(len(part), -1).aminmax(dim=1)  # of each row; NaN is its own minimum
+        rows = part.reshape(len(part), -1)
+        low, high = rows.amin(1), rows.amax(1)  # NaN is its own minimum
         if part.is_floating_point():
             good = low.isfinite() & high.isfinite() if finite else ~low.isnan()
             if not good.all():
@@ -137,13 +138,13 @@ def try_out(model: Any, objective: Objective, x: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def each_warning_once() -> Iterator[None]:
-    """What is said about one part of the data, or about two sets of them, is said once."""
+def each_warning_once(stacklevel: int) -> Iterator[None]:
+    """What is said about one part of the data, or about two sets of them, is said once, to whoever called so far up."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     for text, category in {(str(warning.message), warning.category): None for warning in caught}:
-        warnings.warn(text, category, stacklevel=4)
+        warnings.warn(text, category, stacklevel=stacklevel)
 
 
 def _parts(x: Tensor) -> Iterator[tuple[int, Tensor]]:

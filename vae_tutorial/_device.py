@@ -17,11 +17,13 @@ def place(x: Tensor, device: torch.device) -> Tensor:
     return (x.float() if device.type == "mps" and x.dtype == torch.float64 else x).to(device)
 
 
-def in_precision(objective: Objective, precision: torch.dtype) -> Objective:
-    """The same objective, its networks computing in another precision."""
+def in_precision(objective: Objective, precision: torch.dtype, compile: bool | str = False) -> Objective:
+    """The same objective, its networks computing in another precision, and perhaps compiled."""
+    if precision == torch.float32 and not compile:
+        return objective
 
     def terms(model: Any, x: Tensor, eps: Tensor) -> ElboTerms:
-        if any(network._compiled_call_impl is not None for network in model.children()):
+        if compile:
             torch.compiler.cudagraph_mark_step_begin()  # captured graphs may overwrite the last step's tensors
         with torch.autocast(x.device.type, dtype=precision, enabled=precision != torch.float32):
             return objective.terms(model, x, eps)

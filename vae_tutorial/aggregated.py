@@ -223,6 +223,8 @@ def _average(values: Tensor, log_weight: Tensor | None) -> tuple[Tensor, Tensor]
 def _check_posteriors(q: Family) -> None:
     if q.mean.dim() != 2 or q.mean.numel() == 0:
         raise ValueError(f"the posteriors must be (N, J), not empty: {tuple(q.mean.shape)}")
+    if isinstance(q, MeanField) and q.mu.shape != q.log_var.shape:
+        raise ValueError(f"mu and log_var must both be (N, J): {tuple(q.mu.shape)}, {tuple(q.log_var.shape)}")
     parts = q if isinstance(q, tuple) else (q.mean,)
     if not all(part.isfinite().all() for part in parts):
         raise ValueError("the posteriors hold a number that is not finite")

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_tutorial._checks import whole
-from vae_tutorial.families import Family
+from vae_tutorial import _checks
+from vae_tutorial.families import Family, MeanField
 from vae_tutorial.models import VAE
 
 
@@ -78,7 +78,7 @@ def temperatures(num_steps: int, *, sharpness: float = 4.0) -> Tensor:
     >>> temperatures(2)
     tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64)
     """
-    whole(num_steps=num_steps)
+    _checks.whole(num_steps=num_steps)
     if not 0 < sharpness < math.inf:
         raise ValueError(f"sharpness must be positive and finite, got {sharpness}")
     s = torch.sigmoid(torch.linspace(-sharpness, sharpness, num_steps + 1, dtype=torch.float64))
@@ -128,7 +128,7 @@ def ais(
     >>> ais(vae, x, start=vae.posterior(x), betas=temperatures(5), step_size=0.5, num_chains=7).log_w.shape
     torch.Size([7, 3])
     """
-    whole(num_chains=num_chains)
+    _checks.whole(num_chains=num_chains)
     way = path(model, x, start=start, betas=betas, step_size=step_size, num_leapfrog=num_leapfrog)
     return anneal(way, way.start.noise(num_chains, generator=generator), generator=generator)
 
@@ -229,7 +229,7 @@ def tune_step_size(
     >>> tune_step_size(vae, x, start=vae.posterior(x), betas=temperatures(5)).shape
     torch.Size([4, 3])
     """
-    whole(num_chains=num_chains, num_rounds=num_rounds)
+    _checks.whole(num_chains=num_chains, num_rounds=num_rounds)
     if not 0 < target < 1:
         raise ValueError(f"target must lie between 0 and 1, got {target}")
     way = path(model, x, start=start, betas=betas, step_size=0.5, num_leapfrog=num_leapfrog)
@@ -273,7 +273,7 @@ def path(
     >>> path(vae, x, start=vae.posterior(x), betas=temperatures(5), step_size=0.5).step_size.shape
     torch.Size([4, 3])
     """
-    whole(num_leapfrog=num_leapfrog)
+    _checks.whole(num_leapfrog=num_leapfrog)
     model.check_data(x)
     model.eval()
     parameter = next(model.parameters())
@@ -283,6 +283,10 @@ def path(
         )
     if isinstance(start, tuple):
         start = type(start)(*(part.detach().to(parameter) for part in start))
+    if isinstance(start, MeanField) and start.log_var.shape != start.mu.shape:
+        raise ValueError(
+            f"start: mu {tuple(start.mu.shape)} and log_var {tuple(start.log_var.shape)} must both be (B, J)"
+        )
     if start.mean.shape != (len(x), model.num_latents):
         wanted = (len(x), model.num_latents)
         raise ValueError(

@@ -14,6 +14,8 @@ import math
 
 from torch import Tensor
 
+from vae_tutorial import _checks
+
 
 def elbo(log_w: Tensor) -> Tensor:
     r"""Monte Carlo estimate of the evidence lower bound (ELBO), in nats.
@@ -38,7 +40,7 @@ def elbo(log_w: Tensor) -> Tensor:
     >>> elbo(torch.tensor([[-3.0], [-1.0]]))
     tensor([-2.])
     """
-    _check_samples(log_w)
+    _checks.samples(log_w=log_w)
     return log_w.mean(0)
 
 
@@ -65,7 +67,7 @@ def iwae(log_w: Tensor) -> Tensor:
     >>> iwae(torch.tensor([[0.0], [math.log(3.0)]]))  # log of (1 + 3) / 2
     tensor([0.6931])
     """
-    _check_samples(log_w)
+    _checks.samples(log_w=log_w)
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
@@ -92,10 +94,5 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
     >>> round(effective_sample_size(torch.full((5,), -700.0)).item(), 4)
     5.0
     """
-    _check_samples(log_w)
+    _checks.samples(log_w=log_w)
     return 1 / log_w.softmax(0).square().sum(0)  # softmax subtracts the largest log-weight: no overflow
-
-
-def _check_samples(log_w: Tensor) -> None:
-    if log_w.dim() == 0 or len(log_w) == 0:
-        raise ValueError(f"log_w must be (K, ...) with K at least 1, got shape {tuple(log_w.shape)}")

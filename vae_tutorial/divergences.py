@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_tutorial import full_gaussian, gaussian
+from vae_tutorial import _checks, full_gaussian, gaussian
 from vae_tutorial.families import Family, FullRank, MeanField, scale_tril
 from vae_tutorial.priors import Prior, StandardNormal
 
@@ -49,7 +49,7 @@ def kl_direct(log_ratio: Tensor) -> Tensor:
     >>> kl_direct(torch.tensor([0.5, -0.5]))
     tensor([ 0.5000, -0.5000])
     """
-    _check_samples(log_ratio)
+    _checks.samples(log_ratio=log_ratio)
     return log_ratio
 
 
@@ -73,7 +73,7 @@ def kl_squared(log_ratio: Tensor) -> Tensor:
     >>> kl_squared(torch.tensor([0.5, -0.5]))
     tensor([0.1250, 0.1250])
     """
-    _check_samples(log_ratio)
+    _checks.samples(log_ratio=log_ratio)
     return 0.5 * log_ratio.square()
 
 
@@ -100,7 +100,7 @@ def kl_control_variate(log_ratio: Tensor) -> Tensor:
     >>> kl_control_variate(torch.tensor([0.5, -0.5]))
     tensor([0.1065, 0.1487])
     """
-    _check_samples(log_ratio)
+    _checks.samples(log_ratio=log_ratio)
     return log_ratio + torch.expm1(-log_ratio)  # expm1 keeps the digits of 1 / r - 1 where r is close to 1
 
 
@@ -160,8 +160,3 @@ def closed_form_kl(q: Family, prior: Prior) -> Tensor | None:
         zero, identity = torch.zeros_like(q.mu), torch.eye(q.mu.shape[-1]).to(q.mu)
         return full_gaussian.kl(q.mu, scale_tril(q.log_cholesky), zero, identity)
     return None
-
-
-def _check_samples(log_ratio: Tensor) -> None:
-    if log_ratio.dim() == 0 or len(log_ratio) == 0:
-        raise ValueError(f"log_ratio must be (K, ...) with K at least 1, got shape {tuple(log_ratio.shape)}")

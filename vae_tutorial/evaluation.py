@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae_tutorial import annealing, bounds, divergences, gaussian, records
-from vae_tutorial._checks import whole
+from vae_tutorial import _checks, annealing, bounds, divergences, gaussian, records
 from vae_tutorial.models import VAE
 
 PARTS = ("importance", "annealed", "simulated")
@@ -67,7 +66,7 @@ def log_likelihood(
     >>> log_likelihood(vae, torch.ones(3, 4), num_samples=10).shape
     torch.Size([3])
     """
-    whole(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
+    _checks.whole(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     model.check_data(x)
     model.eval()
     parameter = next(model.parameters())
@@ -186,7 +185,7 @@ def summarize(
     >>> summarize(models.linear_vae((4,), num_latents=2), torch.ones(3, 4), num_samples=[1, 10]).bounds.shape
     torch.Size([2, 3])
     """
-    whole(chunk_size=chunk_size, **{f"num_samples[{i}]": k for i, k in enumerate(num_samples)})
+    _checks.whole(chunk_size=chunk_size, **{f"num_samples[{i}]": k for i, k in enumerate(num_samples)})
     if not num_samples or any(max(num_samples) % k for k in num_samples):
         raise ValueError(f"each of num_samples must divide the largest, got {list(num_samples)}")
     model.check_data(x)
@@ -261,7 +260,7 @@ def evaluate(
     >>> record["importance"]["bounds"].shape, record["annealed"]["log_w"].shape
     (torch.Size([2, 5]), torch.Size([5, 2]))
     """
-    whole(num_steps=num_steps, num_chains=num_chains, num_leapfrog=num_leapfrog, batch_size=batch_size)
+    _checks.whole(num_steps=num_steps, num_chains=num_chains, num_leapfrog=num_leapfrog, batch_size=batch_size)
     chains = {"betas": annealing.temperatures(num_steps), "num_leapfrog": num_leapfrog}
     parts = {
         "importance": (partial(_importance, model, num_samples), (x,)),

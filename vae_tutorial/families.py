@@ -25,43 +25,78 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vae_tutorial import full_gaussian, gaussian
+from vae_tutorial import _checks, full_gaussian, gaussian
 
 LOG_VAR_LIMIT = 12.0  # what a network may say: 12 tanh(. / 12) is almost the identity where variances usually lie
 
 
 class Family(Protocol):
-    """What a model asks of q(z given x), one factor for each of B data points; all in nats."""
-
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Reparameterized samples, (K, B, J)."""
-
-    def sample_and_log_prob(
-        self, num_samples: int, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The same samples, (K, B, J), and their log-density in nats, (K, B), from the noise itself."""
-
-    def latents(self, eps: Tensor) -> Tensor:
-        """Latents for noise, (K, B, J)."""
-
-    def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """The same latents, and their log-density in nats, (K, B)."""
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """The noise behind latents, (K, B, J)."""
-
-    def noise(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Noise for ``transform``, (K, B, J)."""
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density at any points, in nats, (K, B)."""
+    """What a model asks of q(z given x), one factor for each of B data points; log-densities are in nats."""
 
     @property
     def mean(self) -> Tensor:
         """The means, (B, J)."""
 
+    def noise(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Noise for the two maps below, (K, B, J).
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+
+    def latents(self, eps: Tensor) -> Tensor:
+        """Latents for noise, (K, B, J).
+
+        Args:
+            eps: noise, (K, B, J).
+        """
+
+    def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """The same latents, and their log-density in nats, (K, B), from the noise itself.
+
+        Args:
+            eps: noise, (K, B, J).
+        """
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The noise behind latents, (K, B, J).
+
+        Args:
+            z: latents, (K, B, J).
+        """
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Reparameterized samples, (K, B, J).
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+
+    def sample_and_log_prob(
+        self, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Samples, (K, B, J), and their log-density in nats, (K, B), from the noise itself.
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density at any points, in nats, (..., B).
+
+        Args:
+            z: points, (..., B, J).
+        """
+
     def take(self, index: Tensor) -> "Family":
-        """The factors of some data points."""
+        """The factors of some data points.
+
+        Args:
+            index: their numbers, (M,).
+        """
 
 
 class MeanField(NamedTuple):
@@ -321,7 +356,7 @@ def mean_field(num_data: int, num_latents: int, *, dtype: torch.dtype = torch.fl
     >>> mean_field(88, 2).mu.shape
     torch.Size([88, 2])
     """
-    _check_sizes(num_data, num_latents)
+    _checks.whole(num_data=num_data, num_latents=num_latents)
     mu, log_var = (torch.zeros(num_data, num_latents, dtype=dtype, requires_grad=True) for _ in range(2))
     return MeanField(mu, log_var)
 
@@ -348,7 +383,7 @@ def full_rank(num_data: int, num_latents: int, *, dtype: torch.dtype = torch.flo
     tensor([[1., 0.],
             [0., 1.]], dtype=torch.float64)
     """
-    _check_sizes(num_data, num_latents)
+    _checks.whole(num_data=num_data, num_latents=num_latents)
     mu = torch.zeros(num_data, num_latents, dtype=dtype, requires_grad=True)
     return FullRank(mu, torch.zeros(num_data, num_latents, num_latents, dtype=dtype, requires_grad=True))
 
@@ -381,13 +416,5 @@ def scale_tril(log_cholesky: Tensor) -> Tensor:
 
 
 def _noise(mu: Tensor, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    _checks.whole(num_samples=num_samples)
     return torch.randn(num_samples, *mu.shape, generator=generator, dtype=mu.dtype, device=mu.device)
-
-
-def _check_sizes(num_data: int, num_latents: int) -> None:
-    if num_data < 1 or num_latents < 1:
-        raise ValueError(
-            f"num_data and num_latents must be at least 1, got num_data {num_data}, num_latents {num_latents}"
-        )

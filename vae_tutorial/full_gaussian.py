@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_tutorial import _checks
 from vae_tutorial.gaussian import LOG_2PI
 
 
@@ -45,7 +46,7 @@ def log_prob(z: Tensor, mu: Tensor, scale_tril: Tensor) -> Tensor:
     >>> log_prob(z, mu, scale_tril)  # det L = 1: as high as a standard normal at its mean
     tensor(-1.8379)
     """
-    _check(scale_tril=scale_tril, z=z, mu=mu)
+    _checks.factors(scale_tril=scale_tril, z=z, mu=mu)
     squares = _squared_norm_of_noise(scale_tril, z - mu)
     return -0.5 * (mu.shape[-1] * LOG_2PI + squares) - _log_diagonal(scale_tril).sum(-1)
 
@@ -71,7 +72,7 @@ def reparameterize(eps: Tensor, mu: Tensor, scale_tril: Tensor) -> Tensor:
     >>> reparameterize(torch.tensor([1.0, 1.0]), torch.zeros(2), torch.tensor([[2.0, 0.0], [3.0, 4.0]]))
     tensor([2., 7.])
     """
-    _check(scale_tril=scale_tril, eps=eps, mu=mu)
+    _checks.factors(scale_tril=scale_tril, eps=eps, mu=mu)
     columns, leading = _columns(eps, scale_tril)
     return mu + _rows(scale_tril.tril() @ columns, leading)
 
@@ -98,9 +99,7 @@ def sample(mu: Tensor, scale_tril: Tensor, num_samples: int, *, generator: torch
     >>> sample(torch.zeros(5, 3), torch.eye(3), 4).shape
     torch.Size([4, 5, 3])
     """
-    _check(scale_tril=scale_tril, mu=mu)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    _checks.factors(num_samples, scale_tril=scale_tril, mu=mu)
     shape = np.broadcast_shapes(mu.shape, scale_tril.shape[:-1])
     eps = torch.randn(num_samples, *shape, generator=generator, dtype=mu.dtype, device=mu.device)
     return reparameterize(eps, mu, scale_tril)
@@ -134,7 +133,7 @@ def kl(mu_q: Tensor, scale_tril_q: Tensor, mu_p: Tensor, scale_tril_p: Tensor) -
     >>> kl(mu, scale_tril, torch.zeros(3), scale_tril)  # half the squared distance
     tensor(1.5000)
     """
-    _check(scale_tril_q=scale_tril_q, scale_tril_p=scale_tril_p, mu_q=mu_q, mu_p=mu_p)
+    _checks.factors(scale_tril_q=scale_tril_q, scale_tril_p=scale_tril_p, mu_q=mu_q, mu_p=mu_p)
     ratio = torch.linalg.solve_triangular(scale_tril_p, scale_tril_q.tril(), upper=False)  # M, (..., J, J)
     log_squares = 2 * (_log_diagonal(scale_tril_q) - _log_diagonal(scale_tril_p))  # log of M's squared diagonal
     # M's diagonal apart from the rest: expm1 keeps the digits of M^2 - 1 - log M^2 when the two are close.
@@ -164,7 +163,7 @@ def entropy(scale_tril: Tensor) -> Tensor:
     >>> round(entropy(torch.eye(1, dtype=torch.float64)).item(), 4)
     1.4189
     """
-    _check(scale_tril=scale_tril)
+    _checks.factors(scale_tril=scale_tril)
     return 0.5 * scale_tril.shape[-1] * (LOG_2PI + 1) + _log_diagonal(scale_tril).sum(-1)
 
 
@@ -188,25 +187,3 @@ def _columns(vectors: Tensor, matrices: Tensor) -> tuple[Tensor, torch.Size]:
 def _rows(columns: Tensor, leading: torch.Size) -> Tensor:
     """The way back: the last axis, K, to the front and apart into the axes it was made of."""
     return columns.movedim(-1, 0).reshape(leading + columns.shape[:-1])
-
-
-def _check(**tensors: Tensor) -> None:
-    """Refuse the shapes that broadcasting would silently accept, and matrices that are not square."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    matrices = [name.startswith("scale_tril") for name in shapes]
-    # As a vector's shape: a matrix (..., J, J) stands for (..., J).
-    vectors = [shape[:-1] if matrix else shape for shape, matrix in zip(shapes.values(), matrices, strict=True)]
-    fits = all(
-        len(shape) >= 2 and shape[-1] == shape[-2] for shape, m in zip(shapes.values(), matrices, strict=True) if m
-    )
-    fits &= len({shape[-1] if shape else None for shape in vectors}) == 1
-    try:
-        np.broadcast_shapes(*vectors)
-    except ValueError:
-        fits = False
-    if not fits:
-        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(
-            f"shapes do not fit: {listing}; expected vectors (..., J) and matrices (..., J, J) with one J, "
-            "and leading axes that broadcast"
-        )

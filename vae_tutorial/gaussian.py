@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_tutorial import _checks
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -46,7 +48,7 @@ def log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     >>> round(log_prob(zero, zero, zero).item(), 4)  # two coordinates, -log(2 pi) / 2 each
     -1.8379
     """
-    _check_latent(z=z, mu=mu, log_var=log_var)
+    _checks.latent(z=z, mu=mu, log_var=log_var)
     # exp(-log_var) multiplies: dividing by exp(log_var) would turn an underflow into infinity.
     return -0.5 * (LOG_2PI + log_var + (z - mu).square() * torch.exp(-log_var)).sum(-1)
 
@@ -73,7 +75,7 @@ def reparameterize(eps: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     >>> reparameterize(eps, mu, log_var)
     tensor([3.])
     """
-    _check_latent(eps=eps, mu=mu, log_var=log_var)
+    _checks.latent(eps=eps, mu=mu, log_var=log_var)
     return mu + torch.exp(0.5 * log_var) * eps
 
 
@@ -99,9 +101,7 @@ def sample(mu: Tensor, log_var: Tensor, num_samples: int, *, generator: torch.Ge
     >>> sample(torch.zeros(5, 3), torch.zeros(5, 3), 4).shape
     torch.Size([4, 5, 3])
     """
-    _check_latent(mu=mu, log_var=log_var)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    _checks.latent(num_samples, mu=mu, log_var=log_var)
     shape = np.broadcast_shapes(mu.shape, log_var.shape)
     eps = torch.randn(num_samples, *shape, generator=generator, dtype=mu.dtype, device=mu.device)
     return reparameterize(eps, mu, log_var)
@@ -133,7 +133,7 @@ def kl(mu_q: Tensor, log_var_q: Tensor, mu_p: Tensor, log_var_p: Tensor) -> Tens
     >>> kl(mu, log_var, torch.zeros(3), log_var)  # half the squared distance
     tensor(1.5000)
     """
-    _check_latent(mu_q=mu_q, log_var_q=log_var_q, mu_p=mu_p, log_var_p=log_var_p)
+    _checks.latent(mu_q=mu_q, log_var_q=log_var_q, mu_p=mu_p, log_var_p=log_var_p)
     log_ratio = log_var_q - log_var_p  # log of sigma_q^2 / sigma_p^2
     # expm1 keeps the digits of exp(r) - 1 - r when the two variances are close.
     return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mu_q - mu_p).square() * torch.exp(-log_var_p)).sum(-1)
@@ -159,7 +159,7 @@ def kl_to_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
     >>> kl_to_standard_normal(torch.zeros(3), torch.zeros(3))
     tensor(0.)
     """
-    _check_latent(mu=mu, log_var=log_var)
+    _checks.latent(mu=mu, log_var=log_var)
     return 0.5 * (mu.square() + torch.expm1(log_var) - log_var).sum(-1)
 
 
@@ -187,22 +187,3 @@ def entropy(log_var: Tensor) -> Tensor:
     if log_var.dim() == 0:
         raise ValueError("log_var must have a last axis of length J, got a scalar of shape ()")
     return 0.5 * (LOG_2PI + 1 + log_var).sum(-1)
-
-
-def _check_latent(**tensors: Tensor) -> None:
-    """Refuse the shapes that broadcasting would silently accept: only a log-variance may be shared along J."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    means = {name: shape for name, shape in shapes.items() if not name.startswith("log_var")}
-    sizes = {shape[-1] if shape else None for shape in means.values()}
-    shared = sizes | {1}  # what a log-variance may have along its last axis
-    fits = len(sizes) == 1 and None not in sizes
-    fits &= all(not shape or shape[-1] in shared for name, shape in shapes.items() if name not in means)
-    try:
-        np.broadcast_shapes(*shapes.values())  # torch's own takes longer than the arithmetic of a small batch
-    except ValueError:
-        fits = False
-    if not fits:
-        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(
-            f"shapes do not fit: {listing}; all must agree in the last axis, J, and broadcast in the others"
-        )

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_tutorial import gaussian
+from vae_tutorial import _checks, gaussian
 
 
 class Gradient(NamedTuple):
@@ -61,7 +61,7 @@ def score(z: Tensor, mu: Tensor, log_var: Tensor) -> Gradient:
     >>> score(torch.tensor([[3.0]]), torch.tensor([1.0]), torch.tensor([0.0]))
     Gradient(mu=tensor([[2.]]), log_var=tensor([[1.5000]]))
     """
-    gaussian._check_latent(z=z, mu=mu, log_var=log_var)
+    _checks.latent(z=z, mu=mu, log_var=log_var)
     difference = z - mu
     scaled = difference * torch.exp(-log_var)
     return Gradient(scaled, 0.5 * (difference * scaled - 1))

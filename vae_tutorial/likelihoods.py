@@ -15,11 +15,11 @@ import math
 import warnings
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_tutorial import _checks
 from vae_tutorial._recipe import keeps_arguments
 from vae_tutorial.gaussian import LOG_2PI
 
@@ -58,7 +58,7 @@ def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     >>> bernoulli(x, logits)  # two fair coins: 2 log(1/2)
     tensor([-1.3863])
     """
-    _check_data(x, logits=logits)
+    _checks.data(x, logits=logits)
     return _sum_over_data(x * logits - F.softplus(logits), x)
 
 
@@ -88,7 +88,7 @@ def gaussian(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     >>> round(gaussian(x, mean=x, log_var=torch.tensor(0.0)).item(), 4)  # -log(2 pi)
     -1.8379
     """
-    _check_data(x, mean=mean, log_var=log_var)
+    _checks.data(x, mean=mean, log_var=log_var)
     squares = (x - mean).square() * torch.exp(-log_var)
     return _sum_over_data(-0.5 * (LOG_2PI + log_var + squares), x)
 
@@ -121,7 +121,7 @@ def continuous_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     >>> continuous_bernoulli(x, logits)  # at logits 0 all grey levels are equally likely: density 1
     tensor([0.])
     """
-    _check_data(x, logits=logits)
+    _checks.data(x, logits=logits)
     inside = ~((x < 0) | (x > 1))
     log_density = x * logits - _log_normalizer(logits)
     return _sum_over_data(torch.where(inside, log_density, -math.inf), x)
@@ -185,7 +185,7 @@ def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     >>> discretized_logistic(x, mean=torch.full((1, 2), 0.5), log_scale=torch.tensor(40.0))  # all mass in the tails
     tensor([-1.3863])
     """
-    _check_data(x, mean=mean, log_scale=log_scale)
+    _checks.data(x, mean=mean, log_scale=log_scale)
     x = x.to(mean.dtype)
     delta = torch.exp(-log_scale) / (NUM_LEVELS - 1)  # width of a bin in units of the scale
     offset = x - (NUM_LEVELS - 1) * mean
@@ -244,7 +244,7 @@ def poisson(x: Tensor, log_rate: Tensor) -> Tensor:
     >>> poisson(torch.tensor([[0, 2]]), torch.zeros(1, 2))  # -2 - log 2!
     tensor([-2.6931])
     """
-    _check_data(x, log_rate=log_rate)
+    _checks.data(x, log_rate=log_rate)
     counts = x.to(log_rate.dtype)
     log_p = counts * log_rate - log_rate.exp() - torch.lgamma(counts.clamp(min=0) + 1)
     return _sum_over_data(torch.where(_is_count(counts), log_p, -math.inf), x)
@@ -275,7 +275,7 @@ def negative_binomial(x: Tensor, log_mean: Tensor, log_shape: Tensor) -> Tensor:
     >>> negative_binomial(torch.tensor([[0]]), torch.zeros(1, 1), torch.tensor(0.0))  # r = m = 1: log(1/2)
     tensor([-0.6931])
     """
-    _check_data(x, log_mean=log_mean, log_shape=log_shape)
+    _checks.data(x, log_mean=log_mean, log_shape=log_shape)
     counts, r = x.to(log_mean.dtype), log_shape.exp()
     log_total = torch.logaddexp(log_shape, log_mean)  # log(r + m)
     inside = counts.clamp(min=0)
@@ -304,7 +304,7 @@ def categorical(x: Tensor, logits: Tensor) -> Tensor:
     >>> categorical(torch.tensor([[0, 2]]), torch.zeros(1, 2, 3))  # two coordinates, three equally likely classes
     tensor([-2.1972])
     """
-    _check_data(x, logits=logits[..., 0])
+    _checks.data(x, logits=logits[..., 0])
     classes = x.to(logits.dtype)
     is_class = (classes == classes.round()) & (classes >= 0) & (classes < logits.shape[-1])
     index = torch.where(is_class, classes, 0.0).long().expand(logits.shape[:-1])
@@ -364,8 +364,8 @@ class Likelihood(nn.Module):
         Raises:
             ValueError: for NaN, naming the first row, and for values outside the support, naming them and the remedy.
         """
-        bad = x.isnan().flatten(1).any(1) if x.dim() > 1 else x.isnan()
-        if bad.any():
+        if x.is_floating_point() and x.min().isnan():
+            bad = x.isnan().flatten(1).any(1) if x.dim() > 1 else x.isnan()
             raise ValueError(f"x contains NaN, first in row {int(bad.int().argmax())}: remove or fill in such rows")
         self.check_range(x)
 
@@ -424,7 +424,7 @@ class Bernoulli(Likelihood):
         """Refuse values outside [0, 1], and warn of values between: they are not binary. Raises ValueError."""
         remedy = "binarize images; real values call for another likelihood, such as Gaussian()"
         _check_unit_interval(x, "a Bernoulli likelihood", remedy)
-        if x.is_floating_point() and ((x != 0) & (x != 1)).any():
+        if x.is_floating_point() and (x * (1 - x)).any():
             warnings.warn(
                 "x holds values between 0 and 1, and a Bernoulli likelihood describes zeros and ones: what is maximised is "
                 "not the log-probability of these data. Binarize them by sampling, or take ContinuousBernoulli() or "
@@ -753,17 +753,3 @@ def _polynomial(coefficients: Sequence[float], t: Tensor) -> Tensor:  # c_0 + c_
 
 def _sum_over_data(terms: Tensor, x: Tensor) -> Tensor:  # (..., B, *D) -> (..., B)
     return terms.flatten(-(x.dim() - 1)).sum(-1) if x.dim() > 1 else terms
-
-
-def _check_data(x: Tensor, **parameters: Tensor) -> None:
-    """Refuse what broadcasting would hide: the first parameter has x's batch and data axes, exactly."""
-    (name, first), *others = parameters.items()
-    fits = x.dim() > 0 and first.shape[-x.dim() :] == x.shape
-    for _, other in others:
-        try:
-            fits &= np.broadcast_shapes(other.shape, first.shape) == first.shape
-        except ValueError:
-            fits = False
-    if not fits:
-        listing = ", ".join(f"{key} {tuple(value.shape)}" for key, value in {"x": x, **parameters}.items())
-        raise ValueError(f"shapes do not fit: {listing}; {name} must end in x's shape, (B, *D)")

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vae_tutorial import divergences
+from vae_tutorial import _checks, divergences
 from vae_tutorial._recipe import keeps_arguments
 from vae_tutorial.families import Family, FullRank, MeanField
 from vae_tutorial.likelihoods import Bernoulli, Likelihood
@@ -88,8 +88,7 @@ class EncoderDecoder(nn.Module):
         >>> linear_vae(data_shape=(4,), num_latents=2).noise(5, 3).shape
         torch.Size([5, 3, 2])
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        _checks.whole(num_samples=num_samples)
         like = next(self.parameters())
         shape = (num_samples, num_data, self.num_latents)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
@@ -476,8 +475,8 @@ class VAE(EncoderDecoder):
         >>> linear_vae(data_shape=(4,), num_latents=2).log_weights(torch.ones(3, 4), 5).shape
         torch.Size([5, 3])
         """
-        eps = self.noise(num_samples, len(x), generator=generator) if eps is None else eps
-        z, log_q_z = self.posterior(x).transform(eps)
+        q = self.posterior(x)
+        z, log_q_z = q.transform(self.noise(num_samples, len(x), generator=generator) if eps is None else eps)
         return self.log_p_x_given_z(x, z) + self.prior.log_prob(z) - log_q_z
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:

@@ -6,6 +6,7 @@ class with :func:`vae_tutorial.records.keeps_arguments`, and a record can build 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,15 @@ from torch import Tensor, nn
 from vae_tutorial._recipe import keeps_arguments
 
 
+class _Layers(nn.Sequential):
+    """Layers one after another. A slice is a plain sequence: the constructors below take sizes and no layers."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
+
 @keeps_arguments
-class LinearEncoder(nn.Sequential):
+class LinearEncoder(_Layers):
     r"""An affine map of x for the mean, and constants for the other parameters of q.
 
     .. math:: \mu(x) = V x + c, \qquad \text{the rest} = \text{const}
@@ -35,7 +43,7 @@ class LinearEncoder(nn.Sequential):
 
 
 @keeps_arguments
-class LinearDecoder(nn.Sequential):
+class LinearDecoder(_Layers):
     r"""An affine map, :math:`W z + b`.
 
     Args:
@@ -51,7 +59,7 @@ class LinearDecoder(nn.Sequential):
 
 
 @keeps_arguments
-class MLPEncoder(nn.Sequential):
+class MLPEncoder(_Layers):
     """One hidden layer.
 
     Args:
@@ -70,7 +78,7 @@ class MLPEncoder(nn.Sequential):
 
 
 @keeps_arguments
-class MLPDecoder(nn.Sequential):
+class MLPDecoder(_Layers):
     """One hidden layer.
 
     Args:
@@ -90,7 +98,7 @@ class MLPDecoder(nn.Sequential):
 
 
 @keeps_arguments
-class ConvEncoder(nn.Sequential):
+class ConvEncoder(_Layers):
     """A convolutional encoder for images of any height, width and number of channels.
 
     It cuts the image into patches, 4 x 4 pixels by default, works on their grid with residual blocks, and ends in one
@@ -137,7 +145,7 @@ class ConvEncoder(nn.Sequential):
 
 
 @keeps_arguments
-class ConvDecoder(nn.Sequential):
+class ConvDecoder(_Layers):
     """The mirror image of :class:`ConvEncoder`.
 
     Putting the pixels of a patch back by a pixel shuffle leaves no checkerboard from overlapping strides. What an image

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_tutorial import bounds, gaussian
+from vae_tutorial import _checks, bounds, gaussian
 from vae_tutorial.families import MeanField
 from vae_tutorial.models import ElboTerms
 from vae_tutorial.priors import StandardNormal
@@ -67,7 +67,7 @@ def elbo(*, num_samples: int = 1) -> Objective:
     >>> elbo().name
     'elbo(num_samples=1)'
     """
-    _check_whole("num_samples", num_samples)
+    _checks.whole(num_samples=num_samples)
     return Objective(f"elbo(num_samples={num_samples})", _elbo_terms, num_samples)
 
 
@@ -91,7 +91,7 @@ def beta_elbo(beta: float | Callable[[float], float], *, num_samples: int = 1) -
     >>> beta_elbo(kl_warmup).weight_at(0.05)
     0.5
     """
-    _check_whole("num_samples", num_samples)
+    _checks.whole(num_samples=num_samples)
     ends = (beta(0.0), beta(1.0)) if callable(beta) else (beta,)
     if not all(0 <= value < math.inf for value in ends):
         raise ValueError(f"beta must be at least 0 and finite, got {', '.join(map(str, ends))}")
@@ -128,7 +128,7 @@ def iwae(num_samples: int) -> Objective:
         kl = log_ratio.mean(0)
         return ElboTerms(bounds.iwae(model.log_p_x_given_z(x, z) - log_ratio) + kl, kl)
 
-    _check_whole("num_samples", num_samples)
+    _checks.whole(num_samples=num_samples)
     return Objective(f"iwae(num_samples={num_samples})", terms, num_samples)
 
 
@@ -167,7 +167,7 @@ def free_bits(nats: float, *, num_samples: int = 1) -> Objective:
         kl = gaussian.kl_to_standard_normal(q.mu.unsqueeze(-1), q.log_var.unsqueeze(-1))  # (B, J)
         return ElboTerms(reconstruction, kl.mean(0).clamp(min=nats).sum().expand(len(x)))
 
-    _check_whole("num_samples", num_samples)
+    _checks.whole(num_samples=num_samples)
     if not 0 <= nats < math.inf:
         raise ValueError(f"nats must be at least 0 and finite, got {nats}")
     return Objective(f"free_bits(nats={nats}, num_samples={num_samples})", terms, num_samples)
@@ -192,7 +192,7 @@ def reconstruction(*, num_samples: int = 1) -> Objective:
     >>> reconstruction().name
     'reconstruction(num_samples=1)'
     """
-    _check_whole("num_samples", num_samples)
+    _checks.whole(num_samples=num_samples)
     return Objective(f"reconstruction(num_samples={num_samples})", _reconstruction_terms, num_samples)
 
 
@@ -225,8 +225,3 @@ def _elbo_terms(model: Any, x: Tensor, eps: Tensor) -> ElboTerms:
 def _reconstruction_terms(model: Any, x: Tensor, eps: Tensor) -> ElboTerms:
     log_p = model.log_p_x_given_z(x, model.latents(x, eps)).mean(0)
     return ElboTerms(log_p, torch.zeros_like(log_p))
-
-
-def _check_whole(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -10,7 +10,7 @@ Shapes: ``z`` is (K, B, J), and ``log_prob`` drops the last axis: (K, B). The re
 import torch
 from torch import Tensor, nn
 
-from vae_tutorial import gaussian
+from vae_tutorial import _checks, gaussian
 from vae_tutorial._recipe import keeps_arguments
 
 
@@ -26,7 +26,7 @@ class Prior(nn.Module):
 
     def __init__(self, num_latents: int) -> None:
         super().__init__()
-        _check_at_least_one("num_latents", num_latents)
+        _checks.whole(num_latents=num_latents)
         self.num_latents = num_latents
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -41,10 +41,10 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent samples, (num_samples, J), on the prior's device and in its precision.
+        """Independent samples, (N, J), on the prior's device and in its precision.
 
         Args:
-            num_samples: how many, at least 1.
+            num_samples: N, at least 1.
             generator: source of the noise, on the prior's device.
 
         Raises:
@@ -89,10 +89,10 @@ class StandardNormal(Prior):
         return gaussian.log_prob(z, zero, zero)
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent samples, (num_samples, J), on the prior's device and in its precision.
+        """Independent samples, (N, J), on the prior's device and in its precision.
 
         Args:
-            num_samples: how many, at least 1.
+            num_samples: N, at least 1.
             generator: source of the noise, on the prior's device.
 
         Raises:
@@ -127,7 +127,7 @@ class GaussianMixture(Prior):
 
     def __init__(self, num_latents: int, num_components: int) -> None:
         super().__init__(num_latents)
-        _check_at_least_one("num_components", num_components)
+        _checks.whole(num_components=num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.mu = nn.Parameter(torch.randn(num_components, num_latents))
         self.log_var = nn.Parameter(torch.zeros(num_components, num_latents))
@@ -145,20 +145,15 @@ class GaussianMixture(Prior):
         return (self.logits.log_softmax(0) + log_p).logsumexp(-1)
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent samples, (num_samples, J), on the prior's device and in its precision.
+        """Independent samples, (N, J), on the prior's device and in its precision.
 
         Args:
-            num_samples: how many, at least 1.
+            num_samples: N, at least 1.
             generator: source of the noise, on the prior's device.
 
         Raises:
             ValueError: if ``num_samples`` is below 1.
         """
-        _check_at_least_one("num_samples", num_samples)
+        _checks.whole(num_samples=num_samples)
         component = self.logits.softmax(0).multinomial(num_samples, replacement=True, generator=generator)
         return gaussian.sample(self.mu[component], self.log_var[component], 1, generator=generator)[0]
-
-
-def _check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -163,6 +163,15 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module) -> Run:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file holds no record, or that of another model: the message says where they differ.
+
+    >>> from vae_tutorial import models
+    >>> import tempfile
+    >>> path, vae = Path(tempfile.mkdtemp()) / "run.pt", models.linear_vae((4,), num_latents=1)
+    >>> save_model(path, vae, History([], [], [], [], []))
+    >>> load_weights(path, models.linear_vae((4,), num_latents=2))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: ... holds another model (encoder.num_latents was 1, is 2; ...
     """
     record = read(path, RECORD_KEYS)
     if different := differences(record["model"], describe(model)):
@@ -404,6 +413,12 @@ def write(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     Raises:
         OSError: if it cannot be written; what stood there before is untouched.
         TypeError: for a value that could not be read back, naming its place.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "two.pt"
+    >>> write(path, {"two": np.float64(2)})
+    >>> read(path, {"two"})
+    {'two': 2.0}
     """
     target, buffer = Path(path).resolve(), io.BytesIO()
     torch.save(_plain(content, ""), buffer)
@@ -436,6 +451,11 @@ def read(path: str | os.PathLike[str], keys: set[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or holds other things.
+
+    >>> read("nowhere.pt", {"two"})
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: there is no file nowhere.pt
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {os.fspath(path)}")
@@ -461,6 +481,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         FileNotFoundError: if its folder does not exist.
         OSError: if it is a folder, or no file can be made beside it.
+
+    >>> check_writable("no/such/folder/run.pt")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: 'no/such/folder/run.pt': there is no such folder, make it first
     """
     target = Path(path).resolve()
     if not target.parent.is_dir():
