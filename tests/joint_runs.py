@@ -127,6 +127,11 @@ def one_step_of_an_autoencoder(folder: Path, this: int) -> dict[str, Any]:
     return result(model, bits(12), num_epochs=1, batch_size=12, objective=objectives.reconstruction())
 
 
+def one_step_of_three_samples(folder: Path, this: int) -> dict[str, Any]:
+    """The noise (K, B, J) is shared along B."""
+    return result(small(), bits(12), num_epochs=1, batch_size=12, objective=objectives.iwae(3))
+
+
 def long_run(folder: Path, this: int) -> dict[str, Any]:
     """Other weights in every process, as if nobody had set a seed: those of the first count."""
     return result(small(seed=this), greys(27), preprocess=data.binarize, checkpoint=folder / "long.pt", **LONG)
@@ -247,6 +252,7 @@ RUNS = {
         one_step,
         one_step_of_a_linear_vae,
         one_step_of_an_autoencoder,
+        one_step_of_three_samples,
         long_run,
         resumed_run,
         half_a_run,

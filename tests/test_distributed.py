@@ -74,7 +74,7 @@ def assert_alike(first: dict[str, Any], second: dict[str, Any], tolerance: float
             assert_close(torch.as_tensor(value).double(), torch.as_tensor(second[part][key]).double(), tolerance)
 
 
-@pytest.mark.parametrize("name", ["one_step", "one_step_of_a_linear_vae", "one_step_of_an_autoencoder"])
+@pytest.mark.parametrize("name", [name for name in joint_runs.RUNS if name.startswith("one_step")])
 def test_the_gradient_is_that_of_one_process_with_the_joint_batch(name: str, folder: Path, tmp_path: Path) -> None:
     """Adam hardly notices a gradient that is too long by a factor, so the gradient itself is compared.
 

@@ -1578,6 +1578,21 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         r"objective must be one of vae_tutorial\.objectives, such as elbo\(\), got <function elbo",
     ),
+    "settings in a dictionary": (
+        lambda: training.fit(small(), bits(), num_epochs=1, optimization={"batch_size": 8}),
+        TypeError,
+        r"optimization must be a training\.Optimization, got \{'batch_size': 8\}",
+    ),
+    "execution by a name": (
+        lambda: training.fit(small(), bits(), num_epochs=1, execution="cpu"),
+        TypeError,
+        r"execution must be a training\.Execution, got 'cpu': write training\.Execution\(\.\.\.\)",
+    ),
+    "a tensor without axes": (
+        lambda: fit(small(), torch.tensor(1.0), num_epochs=1),
+        TypeError,
+        r"x must be one tensor .*, got a Tensor without axes",
+    ),
     "J outputs": (
         lambda: fit(with_networks(nn.Linear(6, 2), nn.Linear(2, 6)), bits(), num_epochs=1, batch_size=8),
         ValueError,

@@ -39,9 +39,11 @@ def check_data(
 
 def check_tensor(name: str, x: Any) -> None:
     """Refuse what is no tensor, and say how to make one of it. Raises TypeError."""
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and x.dim() > 0:
         return
     given = f"{name} must be one tensor with the data along its first axis, got {_article(type(x).__name__)}"
+    if isinstance(x, Tensor):
+        raise TypeError(f"{given} without axes")
     if hasattr(x, "dataset"):
         raise TypeError(f"{given}: stack its data, torch.stack([x for x, *_ in {name}.dataset]); fit draws the batches")
     if hasattr(x, "images"):
@@ -52,7 +54,7 @@ def check_tensor(name: str, x: Any) -> None:
 def check_whole(name: str, x: Tensor, model: Any) -> None:
     """Every value, by the model's own check, some rows at a time. Raises ValueError."""
     with _named(name):
-        if x.dim() == 0 or len(x) == 0:
+        if len(x) == 0:
             model.check_data(x)
         for start, part in _parts(x):
             try:
@@ -73,7 +75,7 @@ def sample(x: Tensor, preprocess: Callable[..., Tensor] | None) -> Tensor:
         ValueError: for an empty set or a value that is not finite, naming its row.
         TypeError: if ``preprocess`` cannot be called as it will be, or returns no tensor.
     """
-    if x.dim() == 0 or len(x) == 0:
+    if len(x) == 0:
         raise ValueError("x is empty: it holds no data points")
     if preprocess is None:
         return x[:SAMPLE]

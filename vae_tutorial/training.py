@@ -366,6 +366,7 @@ class _Loop:
 
 def _prepare(loop: _Loop) -> None:
     """Check all that was asked for, then make the state of the run, or take it from the checkpoint."""
+    _check_types(loop)
     model, optimization, execution = loop.model, loop.optimization, loop.execution
     device = torch.device(execution.device) if execution.device is not None else next(model.parameters()).device
     _check_settings(loop, device)
@@ -436,19 +437,18 @@ class _MeanTerms(nn.Module):
 
 def _epoch(loop: _Loop, take_step: Callable[[Tensor, float, float], Tensor], bar: "tqdm[Any]") -> None:
     """One pass over the data, the test after it, and what is kept of both: nothing of an epoch that went wrong."""
-    state, epoch, path = loop.state, loop.state.num_done, loop.checkpoint
+    state, path = loop.state, loop.checkpoint if loop.processes.this == 0 else None  # the first process writes
     start = time.perf_counter()
     train = _train(loop, take_step, bar)
     seconds = time.perf_counter() - start
     test = None if loop.x_test is None else _test(loop, loop.x_test)
     _append(state.history, train, test, seconds)
-    is_writer = path is not None and loop.processes.this == 0
     if test is not None and _epochs_since_best(loop) == 0:
         if loop.optimization.patience is not None:
             state.best = copy.deepcopy(state.evaluated.state_dict())
-        if path is not None and is_writer:
-            records.save_model(best_path(path), state.evaluated, state.history, dtype=None, epochs=epoch + 1)
-    if path is not None and is_writer:
+        if path is not None:
+            records.save_model(best_path(path), state.evaluated, state.history, dtype=None, epochs=state.num_done)
+    if path is not None:
         _checkpoint.save(path, state, loop.identity, loop.num_epochs)
 
 
@@ -557,15 +557,23 @@ def _not_finite(loop: _Loop, what: str, step: int) -> FloatingPointError:
     )
 
 
-def _check_settings(loop: _Loop, device: torch.device) -> None:
-    """Refuse settings that do not fit together, before anything is computed or written."""
-    optimization, execution, number = loop.optimization, loop.execution, loop.processes.number
-    _checks.whole(num_epochs=loop.num_epochs)
+def _check_types(loop: _Loop) -> None:
+    """Refuse what is of another type than what was asked for, and say how to make it."""
     _data_check.check_tensor("x", loop.x)
     if loop.x_test is not None:
         _data_check.check_tensor("x_test", loop.x_test)
     if not isinstance(loop.objective, Objective):
         raise TypeError(f"objective must be one of vae_tutorial.objectives, such as elbo(), got {loop.objective!r}")
+    for given, wanted in ((loop.optimization, Optimization), (loop.execution, Execution)):
+        if not isinstance(given, wanted):
+            name = wanted.__name__
+            raise TypeError(f"{name.lower()} must be a training.{name}, got {given!r}: write training.{name}(...)")
+
+
+def _check_settings(loop: _Loop, device: torch.device) -> None:
+    """Refuse settings that do not fit together, before anything is computed or written."""
+    optimization, execution, number = loop.optimization, loop.execution, loop.processes.number
+    _checks.whole(num_epochs=loop.num_epochs)
     if optimization.patience is not None and loop.x_test is None:
         raise ValueError(f"patience {optimization.patience} needs an x_test to be patient about")
     if optimization.batch_size > len(loop.x) > 0:
