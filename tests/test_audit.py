@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, ContinuousBernoulli, Independent, Laplace, Normal, StudentT, kl_divergence
 
 from vae_tutorial import audit, gaussian, likelihoods
-from vae_tutorial.audit import BETA, CORRECT, LIMITED, OTHER, SCALED, UNKNOWN, WRONG
+from vae_tutorial.audit import BETA, CORRECT, LIMITED, OTHER, SCALED, UNKNOWN, UNTESTED, WRONG, candidates
 
 B, SHAPE, D, J = 4, (1, 4, 5), 20, 3
 RIGHT = (CORRECT, SCALED)
@@ -606,13 +607,38 @@ def test_sampling_that_agrees_with_the_loss():
         (lambda s: 2 * torch.exp(0.5 * s), "variance 4"),
         (lambda s: s + 1, "something else"),
         (lambda s: 0 * s, "something else"),
-        (lambda s: s.no_such_method(), "raises"),
     ],
 )
 def test_sampling_that_does_not(sd, says):
     report = run(pytorch_example, reparameterize=sampler(sd))
     assert report.verdict == WRONG
     assert says in str(report)
+
+
+@pytest.mark.parametrize(
+    ("reparameterize", "says"),
+    [
+        (lambda mu, s: s.no_such_method(), "raises AttributeError"),
+        (lambda mu: mu, "raises TypeError"),
+        (lambda mu, s: mu + (s / 2).exp() * torch.from_numpy(np.random.default_rng().normal(size=mu.shape)), "repeat"),
+        (lambda mu, s: (mu, s), "returns tuple"),
+    ],
+)
+def test_sampling_that_cannot_be_tried_is_not_called_wrong(reparameterize, says):
+    report = run(pytorch_example, reparameterize=reparameterize)
+    assert report.verdict == UNTESTED
+    assert "could not be tested" in str(report)
+    assert says in str(report)
+    assert run(lambda x, y, m, s: bce(y, x), reparameterize=reparameterize).verdict == WRONG
+
+
+def test_sampling_may_have_a_generator_of_its_own():
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(mu, s):
+        return mu + (s / 2).exp() * torch.randn(mu.shape, generator=generator, dtype=mu.dtype)
+
+    assert run(pytorch_example, reparameterize=draw).verdict == SCALED
 
 
 def test_sampling_without_the_mean():
@@ -725,15 +751,15 @@ def test_an_interrupt_is_not_swallowed():
 # --- The table of candidates -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parameter", audit._PARAMETERS, ids=lambda p: p.name)
+@pytest.mark.parametrize("parameter", candidates.PARAMETERS, ids=lambda p: p.name)
 def test_a_parametrisation_undoes_its_inverse(parameter):
-    log_var = torch.linspace(-20, 20, 41, dtype=torch.float64)
+    log_var = torch.linspace(max(-20, parameter.lowest + 1), 20, 41, dtype=torch.float64)
     torch.testing.assert_close(parameter.log_var(parameter.inverse(log_var)), log_var, rtol=1e-9, atol=1e-6)
 
 
-@pytest.mark.parametrize("parameter", audit._PARAMETERS, ids=lambda p: p.name)
+@pytest.mark.parametrize("parameter", candidates.PARAMETERS, ids=lambda p: p.name)
 def test_the_sampling_line_that_is_advised_has_the_right_spread(parameter):
-    log_var = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    log_var = torch.linspace(-2, 3, 7, dtype=torch.float64)
     names = {"mu": torch.zeros(7), "second": parameter.inverse(log_var), "eps": torch.ones(7), "torch": torch, "F": F}
     z = eval(parameter.sampling, names)
     torch.testing.assert_close(z, (log_var / 2).exp())
@@ -743,7 +769,7 @@ def test_the_likelihoods_are_those_of_the_package():
     """Differences between two outputs, so that constants drop out."""
     x, dtype = torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64), torch.float64
     first, second = (torch.tensor([v], dtype=dtype) for v in ([0.2, 0.7, 0.4], [0.6, 0.3, 0.9]))
-    by_name = {(like.name, like.output): like.per_pixel for like in audit._LIKELIHOODS}
+    by_name = {(like.name, like.output): like.per_pixel for like in candidates.LIKELIHOODS}
 
     def difference(function):
         return float(function(first) - function(second))
