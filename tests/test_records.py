@@ -59,17 +59,18 @@ def test_weights_are_rounded_to_half_precision_unless_they_overflow_or_are_no_fl
         def __init__(self) -> None:
             super().__init__()
             self.small, self.large = nn.Parameter(torch.tensor([1 / 3])), nn.Parameter(torch.tensor([1e5]))
-            self.register_buffer("steps", torch.tensor(70_000))
+            self.register_buffer("steps", torch.tensor(70_001))
+            self.register_buffer("few", torch.tensor(4097))
             self.register_buffer("on", torch.tensor(True))
 
     model = Counting()
     records.save_model(tmp_path / "run.pt", model, HISTORY)
     again = Counting()
-    again.small.data.zero_(), again.large.data.zero_(), again.steps.zero_(), again.on.fill_(False)
+    again.small.data.zero_(), again.large.data.zero_(), again.steps.zero_(), again.few.zero_(), again.on.fill_(False)
     records.load_weights(tmp_path / "run.pt", again)
     assert again.small.item() == torch.tensor(1 / 3).half().item() != model.small.item()
     assert again.large.item() == 1e5
-    assert again.steps.item() == 70_000
+    assert (again.steps.item(), again.few.item()) == (70_001, 4097)
     assert again.on.item()
 
 
@@ -211,6 +212,14 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path, m
     assert [file.name for file in tmp_path.iterdir()] == ["file.pt"]
 
 
+def test_whoever_reads_a_file_meanwhile_reads_the_old_one_to_its_end(tmp_path: Path) -> None:
+    records.write(tmp_path / "file.pt", {"a": 1})
+    old = (tmp_path / "file.pt").read_bytes()
+    with (tmp_path / "file.pt").open("rb") as reader:
+        records.write(tmp_path / "file.pt", {"a": 2})
+        assert reader.read() == old
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -276,6 +285,8 @@ def test_files_that_are_damaged_or_hold_other_things_are_refused(tmp_path: Path)
         assert_refused(lambda: records.read(path, {"a"}), "file.pt", "cannot be read")
     path.write_bytes(good)
     assert_refused(lambda: records.read(path, {"b"}), "file.pt", "other file")
+    records.write(path, {"a": 1, "b": 2})
+    assert_refused(lambda: records.read(path, {"a"}), "file.pt", "other file")
     torch.save([1], path)
     assert_refused(lambda: records.read(path, {"a"}), "file.pt", "other file")
     torch.save({"a": subprocess.Popen}, path)
