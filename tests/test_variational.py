@@ -306,6 +306,9 @@ def test_sizes_below_one_are_refused() -> None:
     for kind in FAMILIES:
         assert_refused(lambda kind=kind: kind(0, 2), "num_data", "0")
         assert_refused(lambda kind=kind: kind(3, 0), "num_latents", "0")
+        assert_refused(lambda f=kind: f(3, 2).sample(0), "num_samples", "0")
+        assert_refused(lambda f=kind: f(3, 2).log_prob(torch.zeros(K, 3, 1)), "z", "mu", (K, 3, 1), (3, 2))
+        assert_refused(lambda f=kind: variational.log_weights(correlated, f(3, 2), 0), "num_samples", "0")
 
 
 def test_free_parameters_that_are_no_matrix_are_refused() -> None:
