@@ -132,6 +132,19 @@ def one_step_of_three_samples(folder: Path, this: int) -> dict[str, Any]:
     return result(small(), bits(12), num_epochs=1, batch_size=12, objective=objectives.iwae(3))
 
 
+def shares(folder: Path, this: int) -> dict[str, Any]:
+    """How much of a batch reaches the model, in training and in the test."""
+    seen: list[list[int]] = []
+
+    def terms(model: models.VAE, x: Tensor, eps: Tensor) -> models.ElboTerms:
+        seen.append([len(x), *eps.shape])
+        return model.elbo_terms(x, eps=eps)
+
+    objective = dataclasses.replace(objectives.elbo(num_samples=3), terms=terms)
+    fit(small(), bits(16), x_test=bits(5), num_epochs=1, batch_size=8, objective=objective)
+    return {"seen": seen}
+
+
 def long_run(folder: Path, this: int) -> dict[str, Any]:
     """Other weights in every process, as if nobody had set a seed: those of the first count."""
     return result(small(seed=this), greys(27), preprocess=data.binarize, checkpoint=folder / "long.pt", **LONG)
@@ -253,6 +266,7 @@ RUNS = {
         one_step_of_a_linear_vae,
         one_step_of_an_autoencoder,
         one_step_of_three_samples,
+        shares,
         long_run,
         resumed_run,
         half_a_run,

@@ -97,6 +97,13 @@ def test_a_run_is_that_of_one_process(name: str, folder: Path, tmp_path: Path) -
     assert len(found[0]["history"]["test_kl"]) == (4 if name != "patient_run" else len(expected["history"]["test_kl"]))
 
 
+def test_each_process_computes_its_share_of_a_batch(folder: Path) -> None:
+    """With the whole batch in each, the mean of the gradients would be the same, and nothing gained. All test alike."""
+    trying, test = [2, 3, 2, 3], [5, 3, 5, 3]
+    for process in joint(folder, "shares"):
+        assert process["seen"] == [trying, [4, 3, 4, 3], [4, 3, 4, 3], test]
+
+
 def test_patience_ends_the_patient_run_early(folder: Path) -> None:
     assert len(joint(folder, "patient_run")[0]["history"]["test_kl"]) < 40
 

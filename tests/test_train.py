@@ -1,6 +1,5 @@
 """train: the command against a direct call of fit, its messages, Ctrl-C, and torchrun with two processes."""
 
-import inspect
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import torch
 from oracles import assert_close
 from torch import distributed
 
-from vae_tutorial import data, models, train, training
+from vae_tutorial import data, models, objectives, records, train, training
 
 
 def words(text: str) -> list[str]:
@@ -69,29 +68,28 @@ def test_the_command_is_a_direct_call_of_fit_to_the_bit(tmp_path: Path) -> None:
     images, test = data.fashion_mnist().images[:200], data.fashion_mnist("test").images
     x_test = data.binarize(test, generator=torch.Generator().manual_seed(0))[:200]
     torch.manual_seed(5)
-    model = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1, num_hidden=6)
+    model = models.conv_vae((1, 28, 28), 3, 4, 1, 6)
     history = training.fit(
         model,
         images,
         x_test=x_test,
         num_epochs=3,
-        batch_size=32,
-        learning_rate=0.003,
-        schedule=training.warmup_cosine,
-        weight_decay=0.1,
-        ema_decay=0.9,
-        beta=0.5,
-        patience=2,
-        seed=5,
+        objective=objectives.beta_elbo(0.5),
         preprocess=data.binarize,
-        checkpoint=tmp_path / "b.pt",
-        progress=False,
+        optimization=training.Optimization(
+            batch_size=32,
+            learning_rate=0.003,
+            schedule=training.warmup_cosine,
+            weight_decay=0.1,
+            ema_decay=0.9,
+            patience=2,
+        ),
+        execution=training.Execution(seed=5, checkpoint=tmp_path / "b.pt", progress=False),
     )
     assert same(state(tmp_path / "a.pt"), state(tmp_path / "b.pt"))
     for name in ("a", "b"):
         assert training.best_path(tmp_path / f"{name}.pt").exists()
-    other = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1, num_hidden=6)
-    record = training.load_run(tmp_path / "record.pt", other)
+    other, record = records.load_model(tmp_path / "record.pt")
     assert same(other.state_dict(), {name: value.half().float() for name, value in model.state_dict().items()})
     assert record.history.test_kl == history.test_kl
     expected = {"data": "fashion_mnist", "limit": 200, "latents": 3, "beta": 0.5, "seed": 5, "epochs": 3}
@@ -107,14 +105,22 @@ def test_the_command_is_a_direct_call_of_fit_to_the_bit(tmp_path: Path) -> None:
     assert done.stderr == ""  # --quiet: no bar
 
 
+def settings_of(options: str) -> dict[str, Any]:
+    """What the command hands to fit: its arguments, with those of the two groups beside them."""
+    settings = train._settings(train._parse(words(options)), torch.device("cpu"))
+    groups = vars(settings.pop("optimization")) | vars(settings.pop("execution"))
+    return settings | groups
+
+
 def test_every_argument_of_fit_is_an_option_with_a_default_of_its_own_or_of_fits() -> None:
-    """The command's own defaults: more epochs than none, a higher rate that a schedule lowers, binarized images."""
-    arguments = inspect.signature(training.fit).parameters
-    settings = train._settings(train._parse([]))
-    assert settings.keys() | {"model", "x", "x_test", "device"} == arguments.keys()
-    own = {"num_epochs": 20, "learning_rate": 0.002, "schedule": training.warmup_cosine, "preprocess": data.binarize}
-    for name, value in settings.items():
-        assert value == own.get(name, arguments[name].default), name
+    """The command's own defaults: more epochs than none, a higher rate that a schedule lowers."""
+    groups = {**vars(training.Optimization()), **vars(training.Execution())}
+    settings, own = settings_of(""), {"learning_rate": 0.002, "schedule": training.warmup_cosine}
+    assert settings["num_epochs"] == 20
+    assert settings["objective"] == objectives.elbo()
+    assert settings.keys() == groups.keys() | {"num_epochs", "objective"}
+    for name in groups.keys() - {"device", "capture"}:
+        assert settings[name] == own.get(name, groups[name]), name
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,8 @@ def test_every_argument_of_fit_is_an_option_with_a_default_of_its_own_or_of_fits
     [
         ("--compile", {"compile": "default"}),
         ("--compile reduce-overhead", {"compile": "reduce-overhead"}),
-        ("--kl-warmup", {"beta": training.kl_warmup}),
+        ("--kl-warmup", {"objective": objectives.beta_elbo(objectives.kl_warmup)}),
+        ("--beta 4", {"objective": objectives.beta_elbo(4.0)}),
         ("--precision bfloat16", {"precision": torch.bfloat16}),
         ("--schedule constant", {"schedule": None}),
         ("--ema-decay 0.5 --patience 3", {"ema_decay": 0.5, "patience": 3}),
@@ -130,8 +137,7 @@ def test_every_argument_of_fit_is_an_option_with_a_default_of_its_own_or_of_fits
     ],
 )
 def test_options_become_arguments(options: str, changed: dict[str, Any]) -> None:
-    settings = train._settings(train._parse([]))
-    assert train._settings(train._parse(words(options))) == {**settings, **changed}
+    assert settings_of(options) == {**settings_of(""), **changed}
 
 
 def test_the_data_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +201,15 @@ def test_options_that_cannot_be_read_are_refused(
     ("options", "message"),
     [
         ("--batch-size 201", "batch_size 201 is larger than the set of 200 data points"),
-        ("--learning-rate -1", "learning rate: -1"),
+        ("--learning-rate -1", "learning_rate must be positive"),
         ("--ema-decay 1", "ema_decay must be at least 0 and below 1"),
         ("--learning-rate 1e39", "not finite in epoch 1"),
+        ("--learning-rate 1e30", "not finite"),
+        ("--output one.pt --checkpoint one.pt", "--output and --checkpoint are the same file"),
+        ("--output one.best.pt --checkpoint one.pt", "--output and the best weights"),
+        ("--output .", "is a folder"),
         ("--checkpoint no/such/folder/run.pt", "there is no such folder"),
-        ("--output no/such/folder/run.pt", "--output is 'no/such/folder/run.pt', and there is no such folder"),
+        ("--output no/such/folder/run.pt", "--output: 'no/such/folder/run.pt': there is no such folder"),
         ("--data mnist --folder no/such/folder", "there is no such folder"),
         pytest.param(
             "--device cuda",
@@ -222,7 +232,7 @@ def test_the_checkpoint_of_another_run_is_named(tmp_path: Path, capsys: pytest.C
     run = [*TINY, "--epochs", "1", "--checkpoint", str(tmp_path / "run.pt")]
     assert train.main(run) == 0
     assert train.main([*run, "--beta", "2"]) == 1
-    assert "run.pt is the checkpoint of another run (beta was 1.0, is 2.0)" in capsys.readouterr().err
+    assert "run.pt is the checkpoint of another run (objective" in capsys.readouterr().err
 
 
 # Ctrl-C
@@ -239,7 +249,7 @@ def hanging(images, *, generator):
         time.sleep(600)
     return binarize(images, generator=generator)
 
-hanging.__qualname__ = binarize.__qualname__
+hanging.__module__, hanging.__qualname__ = binarize.__module__, binarize.__qualname__
 data.binarize = hanging
 sys.exit(train.main(sys.argv[2:]))
 """
@@ -253,15 +263,15 @@ def _listening() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def interrupted(call: int, *options: str) -> tuple[int, str]:
-    """The command stopped by SIGINT in this call of ``binarize``: the exit status and what it said."""
+def interrupted(call: int, *options: str, by: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """The command stopped by a signal in this call of ``binarize``: the exit status and what it said."""
     process = subprocess.Popen(
         [sys.executable, "-c", HANGING, str(call), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         line = process.stdout.readline()
         assert line == "hanging\n", process.stderr.read()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         output, errors = process.communicate(timeout=600)
     finally:
         process.kill()
@@ -272,24 +282,24 @@ def interrupted(call: int, *options: str) -> tuple[int, str]:
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process on Windows")
 @pytest.mark.usefixtures("_listening")
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    """Stopped in the third epoch, and once more in the fourth; the best and the last checkpoint stay, and load."""
+    """Stopped by Ctrl-C in the third epoch, and by SIGTERM in the fourth; the best and the last checkpoint stay."""
     run = [*TINY, *OPTIONS[2:], "--epochs", "5", "--checkpoint"]
     assert command(*run, str(tmp_path / "whole.pt")).returncode == 0
     checkpoint = tmp_path / "stopped.pt"
-    for epochs_done, call in ((2, 2 + 2 * 6 + 3), (3, 2 + 6 + 1)):  # test set, check, 6 steps an epoch
-        status, errors = interrupted(call, *run, str(checkpoint))
-        assert status == 130
+    stops = ((2, 2 + 2 * 6 + 3, signal.SIGINT, 130), (3, 2 + 6 + 1, signal.SIGTERM, 143))
+    for epochs_done, call, by, expected_status in stops:  # test set, check, 6 steps an epoch
+        status, errors = interrupted(call, *run, str(checkpoint), by=by)
+        assert status == expected_status
         assert errors.strip() == (
             f"Interrupted. The last finished epoch is in {checkpoint}, the best in "
             f"{training.best_path(checkpoint)}; the same command goes on from there."
         )
         assert len(state(checkpoint)["history"]["train_kl"]) == epochs_done
-        model = models.ConvVAE(num_latents=3, num_channels=4, num_blocks=1, num_hidden=6)
-        assert 1 <= training.load_run(training.best_path(checkpoint), model).facts["epochs"] <= epochs_done
+        assert 1 <= records.load_model(training.best_path(checkpoint))[1].facts["epochs"] <= epochs_done
     assert command(*run, str(checkpoint)).returncode == 0
     assert same(state(checkpoint), state(tmp_path / "whole.pt"))
     best, expected = (
-        torch.load(training.best_path(tmp_path / name), weights_only=True)["model"]
+        torch.load(training.best_path(tmp_path / name), weights_only=True)["weights"]
         for name in ("stopped.pt", "whole.pt")
     )
     assert same(best, expected)
@@ -315,6 +325,62 @@ def test_an_interrupted_run_says_when_nothing_was_kept(
     assert message in capsys.readouterr().err
 
 
+def test_what_another_program_left_in_the_environment_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    assert train.main([*TINY, "--epochs", "1"]) == 0
+
+
+def test_two_runs_on_one_checkpoint_do_not_both_succeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run, with another seed, writes the checkpoint while the first is in its second epoch."""
+    path, calls, binarize = tmp_path / "run.pt", [], data.binarize
+
+    def interfering(images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+        calls.append(len(images))
+        if len(calls) == 12:
+            path.unlink()
+            assert command(*TINY, "--epochs", "1", "--seed", "9", "--checkpoint", str(path)).returncode == 0
+        return binarize(images, generator=generator)
+
+    monkeypatch.setattr(data, "binarize", interfering)
+    assert train.main([*TINY, "--epochs", "3", "--checkpoint", str(path)]) == 1
+    assert "another run" in capsys.readouterr().err
+    assert state(path)["identity"]["seed"] == 9
+
+
+def test_a_full_disk_ends_a_run_with_one_line_and_keeps_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, calls, sync = tmp_path / "run.pt", [], os.fsync
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2:  # the first epoch's best weights and checkpoint
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert train.main([*TINY, "--epochs", "3", "--checkpoint", str(path)]) == 1
+    errors = capsys.readouterr().err
+    assert "No space left on device" in errors
+    assert len(errors.splitlines()) == 1
+    assert len(state(path)["history"]["train_kl"]) == 1
+
+
+def test_the_command_lets_waiting_threads_sleep_unless_told_otherwise() -> None:
+    program = "import runpy, sys, os; sys.argv = ['train', '--help']\ntry: runpy.run_module('vae_tutorial.train', run_name='__main__')\nexcept SystemExit: print(os.environ['OMP_WAIT_POLICY'])"  # noqa: E501
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | (
+            {"OMP_WAIT_POLICY": given} if given else {}
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+        )
+        assert done.stdout.splitlines()[-1] == expected
+
+
 # torchrun
 
 
@@ -333,5 +399,5 @@ def test_torchrun_trains_the_same_model(tmp_path: Path) -> None:
     for term in ("train_reconstruction", "train_kl", "test_reconstruction", "test_kl"):
         values = [torch.tensor(run["history"][term], dtype=torch.float64) for run in runs]
         assert_close(values[0], values[1], 1e-3)
-    for name, value in runs[1]["model"].items():
-        assert (runs[0]["model"][name].float() - value.float()).abs().max() < 1e-3
+    for name, value in runs[1]["weights"].items():
+        assert (runs[0]["weights"][name].float() - value.float()).abs().max() < 1e-3

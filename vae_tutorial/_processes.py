@@ -87,8 +87,10 @@ def together() -> Iterator[Processes]:
         return
     group = distributed.new_group(timeout=TIMEOUT)
     processes = Processes(distributed.get_world_size(), distributed.get_rank(), group)
+    is_whole = False
     try:
         yield processes
+        is_whole = True
     except RuntimeError as error:
         if not _is_about_others(error):
             raise
@@ -98,7 +100,8 @@ def together() -> Iterator[Processes]:
             f"message, and start all of them again; a checkpoint holds the last finished epoch ({first_line})"
         ) from error
     finally:
-        if distributed.get_backend(group) == "gloo":  # closes the connections, which the others notice at once
+        # After an error this closes the connections, which the others notice at once. NCCL might wait for them instead.
+        if is_whole or distributed.get_backend(group) == "gloo":
             distributed.destroy_process_group(group)
 
 

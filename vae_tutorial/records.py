@@ -147,6 +147,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, Run]:
         model = build(record["model"])
     except ValueError as error:
         raise ValueError(f"{path} cannot be built: {error}. Build the model, and load_weights(path, model)") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} describes no model ({error}): it is damaged, or of another version") from error
     return model.eval(), _load(path, record, model)
 
 

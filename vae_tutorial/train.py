@@ -102,9 +102,9 @@ def _check_files(options: argparse.Namespace) -> None:
     paths = {"--output": options.output, "--checkpoint": options.checkpoint}
     if options.checkpoint is not None:
         paths["the best weights, beside --checkpoint,"] = training.best_path(options.checkpoint)
-    named = {name: Path(path).resolve() for name, path in paths.items() if path is not None}
+    named = {name: Path(path) for name, path in paths.items() if path is not None}
     for name, path in named.items():
-        if name != "--output" and path == named.get("--output"):
+        if name != "--output" and "--output" in named and path.resolve() == named["--output"].resolve():
             raise ValueError(f"--output and {name} are the same file, {options.output}: name another")
         try:
             records.check_writable(path)
