@@ -760,6 +760,16 @@ def test_average_terms_of_one_batch_are_the_models_terms(dtype: torch.dtype) -> 
     assert_close(average.kl, terms.kl.detach().mean())
 
 
+@pytest.mark.parametrize("objective", [objectives.elbo(num_samples=4), objectives.iwae(3), objectives.reconstruction()])
+def test_average_terms_are_those_of_an_objective_without_its_weight(objective: Objective) -> None:
+    """As many samples as it asks for: with 2.0 as the weight of the second term nothing changes."""
+    model, x = small(dtype=torch.float64), bits(17)
+    eps = torch.randn(objective.num_samples, 17, 2, generator=noise(5), dtype=torch.float64)
+    expected = [term.detach().mean() for term in objective.terms(model, x.double(), eps)]
+    average = average_terms(model, x, seed=5, objective=dataclasses.replace(objective, weight=2.0))
+    assert_close(torch.stack(average), torch.stack(expected))
+
+
 def test_average_terms_weigh_every_data_point_alike() -> None:
     """17 points in batches of 7, 7 and 3: the mean of the three means would be another number."""
     model, x, generator = small(dtype=torch.float64), bits(17), noise(5)
