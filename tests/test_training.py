@@ -712,9 +712,12 @@ def test_the_mode_of_compilation_is_handed_on(monkeypatch: pytest.MonkeyPatch) -
     """Without compiling: what torch is asked for."""
     modes: list[str | None] = []
     monkeypatch.setattr(nn.Module, "compile", lambda network, *, mode: modes.append(mode))
+    marks: list[None] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(None))
     for compile in (False, True, "default", "reduce-overhead"):
         fit(small(), bits(), num_epochs=1, batch_size=24, compile=compile)
     assert modes == [mode for mode in (None, "default", "reduce-overhead") for _ in small().children()]
+    assert len(marks) == 3  # captured graphs are told of every step
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="Unrecognized mode"):
         fit(small(), bits(), num_epochs=1, batch_size=24, compile="as fast as you can")
