@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vae_tutorial import _checks
 from vae_tutorial.families import Family
 
 
@@ -89,7 +90,8 @@ def fit(
 
     Raises:
         ValueError: for settings that make no sense, no parameters, or a bound that is not a scalar.
-        FloatingPointError: when the bound is not finite; the parameters are then those of the step before.
+        FloatingPointError: when the bound or its gradient is not finite; the parameters are then the last at which both
+            were finite.
 
     Source: Robbins and Monro (1951); Hoffman, Blei, Wang and Paisley (2013); Kingma and Ba (2015) for Adam.
 
@@ -102,36 +104,45 @@ def fit(
     _check_fit(parameters, num_steps, learning_rate)
     generator = torch.Generator(parameters[0].device).manual_seed(0) if generator is None else generator
     optimizer = torch.optim.Adam(parameters, learning_rate, fused=True)
-    trace = []
+    trace, good = [], [parameter.detach().clone() for parameter in parameters]
     # Without a word on `disable`, tqdm obeys the environment variable TQDM_DISABLE.
     for step in tqdm(range(num_steps), unit="step", **({} if progress else {"disable": True})):
         rate = learning_rate * (schedule(step / num_steps) if schedule else 1.0)
         optimizer.param_groups[0]["lr"] = rate
         value = bound(generator)
-        _check_value(value, step, rate)
+        _check_value(value)
         optimizer.zero_grad()
         (-value).backward()  # an optimizer minimises
+        _check_finite(value, parameters, good, step, rate)
+        good = [parameter.detach().clone() for parameter in parameters]
         optimizer.step()
         trace.append(value.detach())
     return torch.stack(trace)
 
 
 def _check_fit(parameters: list[Tensor], num_steps: int, learning_rate: float) -> None:
-    if num_steps < 1 or not 0 < learning_rate < math.inf:
-        given = f"num_steps {num_steps}, learning_rate {learning_rate}"
-        raise ValueError(f"num_steps must be at least 1, learning_rate positive and finite, got {given}")
+    _checks.whole(num_steps=num_steps)
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got learning_rate {learning_rate}")
     if not parameters or not all(tensor.is_leaf and tensor.requires_grad for tensor in parameters):
         shapes = [tuple(tensor.shape) for tensor in parameters]
         raise ValueError(f"parameters must be leaf tensors that ask for gradients, at least one; got shapes {shapes}")
 
 
-def _check_value(value: Tensor, step: int, rate: float) -> None:
+def _check_value(value: Tensor) -> None:
     if value.dim() != 0 or not value.requires_grad:
         raise ValueError(
             f"bound must return a scalar that depends on the parameters, got shape {tuple(value.shape)}, "
             f"requires_grad {value.requires_grad}"
         )
-    if not value.isfinite():
-        raise FloatingPointError(
-            f"the bound is {value.item()} in step {step + 1}, at learning rate {rate:g}: try a lower one"
-        )
+
+
+@torch.no_grad()
+def _check_finite(value: Tensor, parameters: list[Tensor], good: list[Tensor], step: int, rate: float) -> None:
+    """Stop where the bound or a gradient is not finite, at the last parameters where both were."""
+    finite = all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in parameters)
+    if finite and value.isfinite():
+        return
+    torch._foreach_copy_(parameters, good)
+    what = "the gradient is not finite" if value.isfinite() else f"the bound is {value.item()}"
+    raise FloatingPointError(f"{what} in step {step + 1}, at learning rate {rate:g}: try a lower one")

@@ -27,10 +27,7 @@ class Likelihood(NamedTuple):
     normalizer: Callable[[float], float] | None = None  # log of the normaliser, for the families with a scale
     mistake: str = ""  # why it is no likelihood
     guards: tuple[PerPixel, ...] = ()  # the same as PyTorch computes it, with guards of its own far out
-
-    @property
-    def logits(self) -> bool:
-        return self.output.startswith("logits")
+    link: Callable[[Tensor], Tensor] | None = None  # the output that reconstructs a mean; None where that is itself
 
     @property
     def scale(self) -> str:
@@ -101,24 +98,28 @@ LIKELIHOODS = (
         guards=(_torch_bce, lambda x, p: -distributions.Bernoulli(p, validate_args=False).log_prob(x)),
     ),
     Likelihood(
-        _BCE, "logits", _bce_with_logits, binary=True, guards=(lambda x, y: _torch_bce(x, y.sigmoid()),)
+        _BCE, "logits", _bce_with_logits, binary=True, guards=(lambda x, y: _torch_bce(x, y.sigmoid()),), link=torch.logit
     ),
     _gaussian("the mean", _half_square),
-    _gaussian("the mean, before a sigmoid", lambda x, y: _half_square(x, y.sigmoid())),
-    _gaussian("the mean, before a tanh", lambda x, y: _half_square(x, y.tanh())),
-    _gaussian("the mean, before (tanh + 1) / 2", lambda x, y: _half_square(x, (2 * y).sigmoid())),
+    _gaussian("the mean, before a sigmoid", lambda x, y: _half_square(x, y.sigmoid()), link=torch.logit),
+    _gaussian("the mean, before a tanh", lambda x, y: _half_square(x, y.tanh()), link=torch.atanh),
+    _gaussian(
+        "the mean, before (tanh + 1) / 2", lambda x, y: _half_square(x, (y.tanh() + 1) / 2),
+        link=lambda mean: torch.logit(mean) / 2,
+    ),
     _laplace("the median", lambda x, y: (x - y).abs()),
-    _laplace("the median, before a sigmoid", lambda x, y: (x - y.sigmoid()).abs()),
+    _laplace("the median, before a sigmoid", lambda x, y: (x - y.sigmoid()).abs(), link=torch.logit),
     Likelihood(
         "continuous Bernoulli", "logits", lambda x, y: _bce_with_logits(x, y) - _log_normalizer(y),
         guards=(_torch_continuous,),
+        link=torch.logit,
     ),
     Likelihood(
         "continuous Bernoulli", "probabilities (its parameter, not its mean)",
         lambda x, y: _bce(x, y) - _log_normalizer(torch.log(y) - torch.log1p(-y)), (0, 1),
         guards=(lambda x, p: -distributions.ContinuousBernoulli(p, validate_args=False).log_prob(x),),
     ),
-    Likelihood("Poisson", "the log of the rate", lambda x, y: y.exp() - x * y, targets=(0, math.inf)),
+    Likelihood("Poisson", "the log of the rate", lambda x, y: y.exp() - x * y, targets=(0, math.inf), link=torch.log),
     Likelihood("Poisson", "the rate", lambda x, y: y - torch.xlogy(x, y), (0, math.inf), targets=(0, math.inf)),
     Likelihood(
         "Huber (smooth absolute error)", "the centre", lambda x, y: F.huber_loss(y, x, reduction="none"),

@@ -192,7 +192,8 @@ def fit_prior(
 def best_prior(groups: list[Group], *, exchanged: bool = False) -> PriorFit:
     """The meaning of the second output that explains the derivatives best: chosen by some examples, fitted to all."""
     fits = [fit_prior(parameter, groups, num=4, exchanged=exchanged) for parameter in PARAMETERS]
-    return fit_prior(min(fits, key=lambda fit: fit.deviation).parameter, groups, exchanged=exchanged)
+    best = min(fits, key=lambda fit: fit.deviation if fit.deviation > 1e-10 else 0.0)  # the first of the exact ones
+    return fit_prior(best.parameter, groups, exchanged=exchanged)
 
 
 def is_reversed(parameter: Parameter, group: Group) -> bool:
@@ -297,11 +298,10 @@ def near(setting: Setting, dice: Dice, model: Model, level: float, *, grey: bool
     x, likelihood = targets(setting, dice, grey=grey), model.pixels.likelihood
     scale = 10 ** dice.uniform(setting.z_shape, -3, 1) if mixed else torch.tensor(level)
     noise = dice.normal(setting.x_shape)
-    if likelihood.domain[0] == 0:
-        y = x + (0.5 - x) * min(max(level, 1e-3), 0.9) * (0.1 + 0.9 * noise.sigmoid())
-    elif likelihood.logits and not mixed:
-        y = (2 * x - 1) * -math.log(max(level / 4, 1e-3)) + 0.1 * noise
-    else:
+    y = x + (0.5 - x) * min(max(level, 1e-6), 0.9) * (0.1 + 0.9 * noise.sigmoid())
+    if likelihood.link is not None:
+        y = likelihood.link(y)
+    elif likelihood.domain[0] != 0:
         y = x + max(level, 1e-6) * noise
     log_var = (scale * dice.normal(setting.z_shape)).clamp(-6, 6)
     return Point(x, y, scale * dice.normal(setting.z_shape), model.prior.parameter.inverse(log_var))
@@ -334,11 +334,14 @@ def changes_targets(setting: Setting, model: Model, domain: Domain) -> bool:
     low, high = model.pixels.likelihood.targets
     if high == 1 or not domain.grey:
         return False
-    dice = Dice(47)
-    x = 10 ** dice.uniform(setting.x_shape, -1, 6)
-    x = x * dice.sign(x.shape) if low < 0 else x
-    probe = measure(setting, anchor(setting, dice, x)._replace(y=dice.uniform(setting.x_shape, 0.1, 0.9)))
-    return not probe.refusal and model.disagreement(probe)[0] > FAR
+    dice, probes = Dice(47), []
+    for _ in range(3):
+        x = 10 ** dice.uniform(setting.x_shape, -1, 7)
+        x = x * dice.sign(x.shape) if low < 0 else x
+        y = dice.uniform(setting.x_shape, 0.1, 0.9)
+        y = x * 1.7 * y if model.pixels.likelihood.output in ("the mean", "the median") else y  # also between 0 and x
+        probes.append(measure(setting, anchor(setting, dice, x)._replace(y=y)))
+    return any(not probe.refusal and model.disagreement(probe)[0] > FAR for probe in probes)
 
 
 def value_disagreement(setting: Setting, model: Model, domain: Domain) -> float:
@@ -406,17 +409,21 @@ def limits(setting: Setting, model: Model) -> list[tuple[str, float]]:
     point = point._replace(mu=point.mu / 8)
 
     def check(pick: Callable[[tuple[Course, Course]], float | Tensor], *, forgiving: bool = False) -> None:
-        place = point
-        for pair in pairs:
-            place = pair[0].place(place, pick(pair))
-        probe = measure(setting, place)
-        if forgiving and probe.refusal:
-            return
-        held = model.holds(probe, every=not forgiving)
-        failed.extend(course for pair, good in zip(pairs, held, strict=True) if not good for course in pair)
+        # Noise inside adds m and sigma e, and the larger one swallows the smaller: then one argument at a time.
+        for together in ([pair] for pair in pairs) if setting.noisy else [pairs]:
+            place = point
+            for pair in together:
+                place = pair[0].place(place, pick(pair))
+            probe = measure(setting, place)
+            if not (forgiving and probe.refusal):
+                held = model.holds(probe, every=not forgiving)
+                failed.extend(course for pair in together if not held[pair[0].part] for course in pair)
 
     def any_place(pair: tuple[Course, Course]) -> Tensor:
+        # Of m + sigma e, drawn inside, the digits of sigma e are lost where sigma is tiny beside m.
+        widest = (0.0, 1e3 if setting.double else 100.0, 30.0 if setting.double else 12.0)[pair[0].part] * setting.noisy
         places = torch.tensor([v for c in pair for v in (c.start, *c.values)], dtype=torch.float64)
+        places = places[places.abs() <= widest] if widest else places
         shape = getattr(point, Point._fields[1 + pair[0].part]).shape
         return places[torch.randint(len(places), shape, generator=dice.generator)]
 
