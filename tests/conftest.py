@@ -1,9 +1,8 @@
-"""What several tests need: the built pages, and the skipping of what needs a CUDA device."""
+"""The built pages, for the tests that look at them."""
 
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("_config.yml", "_toc.yml", "book/**/*", "vae_tutorial/**/*.py")
@@ -36,11 +35,3 @@ def html() -> Path:
     if problem := problem_of_the_build(ROOT):
         pytest.fail(problem, pytrace=False)
     return ROOT / "_build" / "html"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`pytest -m cuda` gathers the tests for a machine with a CUDA device; elsewhere they are skipped and say so."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

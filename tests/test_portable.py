@@ -48,12 +48,8 @@ def test_every_notebook_is_run_in_four_ways(
     assert tool.main() == 1
     assert path.read_bytes() == before
     lines = capsys.readouterr().out.splitlines()
-    counts = {
-        line.split(": ")[0].split("book.ipynb, ")[1]: line.split(": ")[1]
-        for line in lines
-        if "threads " in line and "differences" in line
-    }
-    assert counts == {
+    told = [line.removeprefix(f"{path}, ").split(": ") for line in lines if line.endswith("differences")]
+    assert dict(told) == {
         "default, threads 1": "2 differences",
         "default, threads 2": "1 differences",
         "avx2, threads 1": "1 differences",
