@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12          the Python that .venv is made with (3.11 or newer)
 #   PIP_FLAGS="..."            passed to pip, for example the index that serves CPU builds of torch
+#   OMP_WAIT_POLICY=ACTIVE     threads that wait keep their cores; without it they sleep, and a busy machine stays usable
 #   OMP_NUM_THREADS=4          threads for torch; 2 by default, so that every machine adds in the same order
 
 PYTHON    ?= python3
@@ -10,7 +11,8 @@ BIN       := .venv/bin
 PAGE      := $(CURDIR)/_build/html/index.html
 
 OMP_NUM_THREADS ?= 2
-export OMP_NUM_THREADS
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS OMP_WAIT_POLICY
 export TQDM_DISABLE := 1
 export PYTHONHASHSEED := 0
 export JUPYTER_PLATFORM_DIRS := 1
@@ -19,11 +21,11 @@ INSTALLED := .venv/.installed
 EXECUTED  := _build/.execution
 BUILT     := _build/.built
 
-PACKAGE := $(wildcard vae_tutorial/*.py vae_tutorial/datasets/*)
+PACKAGE := $(wildcard vae_tutorial/*.py vae_tutorial/*/*)
 RESULTS := $(wildcard book/results/*)
 PAGES   := $(shell find book -type f -not -path '*/.*' -not -path 'book/results/*')
 
-.PHONY: help book test lint notebooks clean
+.PHONY: help book test lint notebooks portable clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +33,7 @@ help:
 	@echo 'make test         build what is stale, then lint, types, unit tests, notebooks, pages'
 	@echo 'make lint         ruff and mypy alone'
 	@echo 'make notebooks    run every notebook in place and record its text outputs; NOTEBOOKS="book/04_elbo.ipynb" for one'
+	@echo 'make portable     run the notebooks as other processors would; list the checked outputs that differ (25 minutes)'
 	@echo 'make clean        remove what the commands above made, except .venv'
 
 # ---- the environment -------------------------------------------------------------------------------------------------
@@ -78,6 +81,9 @@ test: lint book
 
 notebooks: $(INSTALLED)
 	$(BIN)/python tools/record_notebooks.py $(NOTEBOOKS)
+
+portable: $(INSTALLED)
+	$(BIN)/python tools/portable.py $(NOTEBOOKS)
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache

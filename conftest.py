@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars where nobody watches
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # beside other work, threads that wait in a spin stop each other
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

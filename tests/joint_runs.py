@@ -213,6 +213,20 @@ def full_disk(folder: Path, this: int) -> dict[str, Any]:
         records.write = write
 
 
+def slow_writer(folder: Path, this: int) -> dict[str, Any]:
+    """What each process finds in the checkpoint when ``fit`` has returned."""
+    write, file = records.write, folder / "slow.pt"
+
+    def write_slowly(path: Path, content: dict[str, Any]) -> None:
+        time.sleep(0.5)
+        write(path, content)
+
+    records.write = write_slowly
+    fit(small(), bits(8), num_epochs=1, batch_size=4, checkpoint=file)
+    records.write = write
+    return {"written": file.exists()}
+
+
 def accident(action: Callable[[], None], this: int) -> dict[str, Any]:
     """Something happens to the last process in the fourth step; the others may wait two seconds for it."""
 
@@ -277,6 +291,7 @@ RUNS = {
         other_data,
         refused_by_one,
         full_disk,
+        slow_writer,
         spoilt_run,
         shown_run,
     )

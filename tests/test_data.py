@@ -727,7 +727,7 @@ def test_binarize_refuses_a_generator_on_another_device() -> None:
         data.binarize(torch.zeros(3, dtype=torch.uint8, device="meta"), generator=seeded(0))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_binarize_on_cuda() -> None:
     levels = torch.arange(256, dtype=torch.uint8, device="cuda").expand(20_000, 256)
     generator = torch.Generator("cuda").manual_seed(0)

@@ -167,6 +167,10 @@ def test_when_the_first_process_cannot_write_the_other_ends_with_a_message(folde
     assert len(torch.load(folder / "full.pt", weights_only=True)["history"]["train_kl"]) == 1
 
 
+def test_nobody_returns_before_the_first_process_has_written(folder: Path) -> None:
+    assert joint(folder, "slow_writer") == [{"written": True}] * 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal stops a process")
 def test_when_a_process_dies_or_stops_the_other_ends_with_a_message(tmp_path: Path) -> None:
     """Killed, the connection breaks at once; stopped, the other one waits as long as it may and no longer."""

@@ -518,3 +518,25 @@ def test_the_machine_guard_passes_what_is_public():
     assert (
         leaks("https://pypi.org/simple and https://a.org/home/x, /usr/share/datasets, a/tmp/b", private_words()) == []
     )
+
+
+# --- Beside other work -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_reader_says_otherwise(given, expected):
+    """In what make starts, in pytest, and in the book built by hand: the kernels inherit it."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    asked = "import os; print(os.environ['OMP_WAIT_POLICY'])"
+    book = "import book_extension, types; app = types.SimpleNamespace(connect=lambda *a, **k: 0); book_extension.setup(app)"
+    for command in (
+        ["make", "-f", "-", "-s", "shown"],
+        [sys.executable, "-c", f"import conftest; {asked}"],
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, 'tools'); {book}; {asked}"],
+    ):
+        rule = f"include {ROOT / 'Makefile'}\nshown:\n\t@echo $$OMP_WAIT_POLICY\n"
+        done = subprocess.run(
+            command, input=rule, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+        )
+        assert done.stdout.split()[-1] == expected, command

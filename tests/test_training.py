@@ -712,9 +712,12 @@ def test_the_mode_of_compilation_is_handed_on(monkeypatch: pytest.MonkeyPatch) -
     """Without compiling: what torch is asked for."""
     modes: list[str | None] = []
     monkeypatch.setattr(nn.Module, "compile", lambda network, *, mode: modes.append(mode))
+    marks: list[None] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(None))
     for compile in (False, True, "default", "reduce-overhead"):
         fit(small(), bits(), num_epochs=1, batch_size=24, compile=compile)
     assert modes == [mode for mode in (None, "default", "reduce-overhead") for _ in small().children()]
+    assert len(marks) == 3  # captured graphs are told of every step
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="Unrecognized mode"):
         fit(small(), bits(), num_epochs=1, batch_size=24, compile="as fast as you can")
@@ -758,6 +761,16 @@ def test_average_terms_of_one_batch_are_the_models_terms(dtype: torch.dtype) -> 
     terms = model.elbo_terms(x.double(), generator=noise(5))
     assert_close(average.reconstruction, terms.reconstruction.detach().mean())
     assert_close(average.kl, terms.kl.detach().mean())
+
+
+@pytest.mark.parametrize("objective", [objectives.elbo(num_samples=4), objectives.iwae(3), objectives.reconstruction()])
+def test_average_terms_are_those_of_an_objective_without_its_weight(objective: Objective) -> None:
+    """As many samples as it asks for: with 2.0 as the weight of the second term nothing changes."""
+    model, x = small(dtype=torch.float64), bits(17)
+    eps = torch.randn(objective.num_samples, 17, 2, generator=noise(5), dtype=torch.float64)
+    expected = [term.detach().mean() for term in objective.terms(model, x.double(), eps)]
+    average = average_terms(model, x, seed=5, objective=dataclasses.replace(objective, weight=2.0))
+    assert_close(torch.stack(average), torch.stack(expected))
 
 
 def test_average_terms_weigh_every_data_point_alike() -> None:

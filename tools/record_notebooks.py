@@ -144,6 +144,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     failed = 0
     for path in arguments.paths or sorted(BOOK.glob("*.ipynb")):
         try:
