@@ -62,6 +62,11 @@ def _relative(residual: Tensor, size: Tensor) -> float:
     return float((residual.abs().amax(0) / scale).nan_to_num(nan=math.inf).max())
 
 
+def choice(size: int, *, every: bool = False) -> Tensor:
+    """Which of so many pixels are compared: all, or many at random."""
+    return torch.arange(size) if every or size <= MANY else torch.randint(size, (MANY,), generator=Dice(size).generator)
+
+
 # --- The reconstruction ----------------------------------------------------------------------------------------------
 
 
@@ -98,11 +103,16 @@ def pixel_fit(likelihood: Likelihood, groups: list[Group], some: Tensor | None =
 
 def best_pixels(groups: list[Group]) -> PixelFit:
     """Chosen by some of the pixels, then fitted to all of them."""
-    size = groups[0].x.numel()
-    some = None if size <= MANY else torch.randperm(size, generator=Dice(29).generator)[:MANY]
+    some = choice(groups[0].x.numel())
     found = [pixel_fit(likelihood, groups, some) for likelihood in LIKELIHOODS]
     best = min(found, key=lambda fit: (fit.deviation > LOOSE, spread(fit.weight) > LOOSE, fit.deviation))
-    return best if some is None or best.deviation > LOOSE else pixel_fit(best.likelihood, groups)
+    return pixel_fit(best.likelihood, groups)
+
+
+def fits_grey(likelihood: Likelihood, groups: list[Group]) -> bool | None:
+    """Whether a likelihood for zeros and ones also describes what the loss makes of grey targets; None if not tried."""
+    grey = [group for group in groups if group.grey and fits(likelihood._replace(binary=False), group)]
+    return fit_pixels(likelihood, grey[0], choice(grey[0].x.numel()))[1] < LOOSE if grey else None
 
 
 def spread(weights: Tensor) -> float:
@@ -161,12 +171,18 @@ def _substitutes(x: Tensor, target: Tensor) -> dict[float, float] | str:
 
 
 def _regress(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Two coefficients for each entry by least squares over the calls; all arguments are (P, B, J)."""
-    design = torch.stack([first, second], -1).permute(1, 2, 0, 3)  # (B, J, P, 2)
-    size = design.abs().amax(-2, keepdim=True) + 1e-300  # (B, J, 1, 2)
-    solution = torch.linalg.lstsq(design / size, target.permute(1, 2, 0).unsqueeze(-1)).solution.mT / size
-    residual = target - (design * solution).sum(-1).permute(2, 0, 1)
-    return solution[..., 0, 0], solution[..., 0, 1], _relative(residual, target)
+    """Two coefficients for each entry by least squares over the calls (Gram-Schmidt); all arguments are (P, ...)."""
+
+    def along(one: Tensor, other: Tensor) -> Tensor:
+        return (one * other).sum(0) / (one.square().sum(0) + 1e-300)
+
+    shared = along(first, second)
+    own = second - shared * first
+    again = along(first, own)  # once more: what rounding left of ``first`` in it
+    own, shared = own - again * first, shared + again
+    of_second = along(own, target)
+    of_first = along(first, target) - shared * of_second
+    return of_first, of_second, _relative(target - of_first * first - of_second * second, target)
 
 
 def fit_prior(
@@ -255,26 +271,27 @@ class Model(NamedTuple):
         What rounding does to the candidate itself, in the precision of the call, is forgiven; nothing else is.
         """
         point = Point(*(tensor.double() for tensor in probe.point))
-        some = _choice(point.y.numel(), every=every)
-        compared = [found.double() for found in (probe.y.flatten()[some], probe.mu, probe.second)]
-        coarse = self.expected(Point(*(t.float() for t in point)), self.pixels.likelihood.per_pixel, some)
-        single, answers = probe.y.dtype == torch.float32, []
-        for pixel in (self.pixels.likelihood.per_pixel, *self.pixels.likelihood.guards):
-            answer = []
-            for found, right, rough, size in zip(
-                compared, self.expected(point, pixel, some), coarse, self._sizes(), strict=True
-            ):
-                lost = (rough.double() - right).abs().nan_to_num(nan=math.inf)
-                forgiven = (4 * lost).clamp(max=1e-6 * size) if single else 0.0
-                cancelled = (lost >= 1e-3 * right.abs()) & (right.abs() < 1e-3 * size)
-                forgiven = forgiven + torch.where(cancelled, (1e-7 if single else 1e-15) * size, 0.0)
-                answer.append(bool(((found - right).abs() <= FAR * right.abs() + forgiven).all()))
-            answers.append(answer)
-        by_part = [any(part) for part in zip(*answers, strict=True)]
-        return by_part[0], by_part[1], by_part[2]
+        some, candidate = choice(point.y.numel(), every=every), self.pixels.likelihood
+        found = [slopes.double() for slopes in (probe.y.flatten()[some], probe.mu, probe.second)]
+        right = self.expected(point, candidate.per_pixel, some)
+        rough = self.expected(Point(*(t.float() for t in point)), candidate.per_pixel, some)
+        single, forgiven = probe.y.dtype == torch.float32, []
+        for exact, coarse, size in zip(right, rough, self._sizes(), strict=True):
+            lost = (coarse.double() - exact).abs().nan_to_num(nan=math.inf)
+            cancelled = (lost >= 1e-3 * exact.abs()) & (exact.abs() < 1e-3 * size)
+            rounding = (4 * lost).clamp(max=1e-6 * size) if single else 0.0
+            forgiven.append(rounding + torch.where(cancelled, (1e-7 if single else 1e-15) * size, 0.0))
+
+        def agree(part: int, exact: Tensor) -> bool:
+            return bool(((found[part] - exact).abs() <= FAR * exact.abs() + forgiven[part]).all())
+
+        output = agree(0, right[0]) or any(
+            agree(0, self.expected(point, guard, some)[0]) for guard in candidate.guards
+        )  # fmt: skip
+        return output, agree(1, right[1]), agree(2, right[2])
 
     def _compared(self, probe: Probe) -> tuple[list[Tensor], list[Tensor]]:
-        some = _choice(probe.y.numel())
+        some = choice(probe.y.numel())
         found = [tensor.double() for tensor in (probe.y.flatten()[some], probe.mu, probe.second)]
         point = Point(*(tensor.double() for tensor in probe.point))
         return found, self.expected(point, self.pixels.likelihood.per_pixel, some)
@@ -282,10 +299,6 @@ class Model(NamedTuple):
     def _sizes(self) -> list[float]:
         sizes = (self.pixels.weight, self.prior.square, self.prior.log)
         return [float(size.nan_to_num().abs().max()) for size in sizes]
-
-
-def _choice(size: int, *, every: bool = False) -> Tensor:
-    return torch.arange(size) if every or size <= MANY else torch.randint(size, (MANY,), generator=Dice(size).generator)
 
 
 # --- Does the model hold everywhere? ---------------------------------------------------------------------------------
@@ -297,12 +310,11 @@ def near(setting: Setting, dice: Dice, model: Model, level: float, *, grey: bool
     """A point at a distance of about this level from the prior and from a perfect reconstruction."""
     x, likelihood = targets(setting, dice, grey=grey), model.pixels.likelihood
     scale = 10 ** dice.uniform(setting.z_shape, -3, 1) if mixed else torch.tensor(level)
-    noise = dice.normal(setting.x_shape)
-    y = x + (0.5 - x) * min(max(level, 1e-6), 0.9) * (0.1 + 0.9 * noise.sigmoid())
-    if likelihood.link is not None:
-        y = likelihood.link(y)
-    elif likelihood.domain[0] != 0:
-        y = x + max(level, 1e-6) * noise
+    if likelihood.link is None and likelihood.domain[0] != 0:
+        y = x + max(level, 1e-6) * dice.normal(setting.x_shape)
+    else:
+        y = x + (0.5 - x) * min(max(level, 1e-6), 0.9) * dice.uniform(setting.x_shape, 0.1, 1.0)
+        y = likelihood.link(y) if likelihood.link else y
     log_var = (scale * dice.normal(setting.z_shape)).clamp(-6, 6)
     return Point(x, y, scale * dice.normal(setting.z_shape), model.prior.parameter.inverse(log_var))
 
@@ -318,7 +330,7 @@ def disagreements(setting: Setting, model: Model, domain: Domain) -> list[tuple[
 def sweep(setting: Setting, model: Model, domain: Domain) -> float:
     """Largest relative disagreement at points that cover the middle of the range of each argument without a gap."""
     entries = setting.batch_size * min(setting.num_latents, setting.num_pixels)
-    dice, num = Dice(43), min(8, max(3, 200 // entries))
+    dice, num = Dice(43), min(6, max(3, 200 // entries))
     y = dice.strata(num, setting.x_shape, -12, 12)
     y = y.sigmoid() if model.pixels.likelihood.domain[0] == 0 else y
     mu = dice.strata(num, setting.z_shape, -30, 30)
@@ -408,7 +420,9 @@ def limits(setting: Setting, model: Model) -> list[tuple[str, float]]:
     point = anchor(setting, dice, targets(setting, dice, grey=False))
     point = point._replace(mu=point.mu / 8)
 
-    def check(pick: Callable[[tuple[Course, Course]], float | Tensor], *, forgiving: bool = False) -> None:
+    def check(
+        pick: Callable[[tuple[Course, Course]], float | Tensor], *, every: bool = False, forgiving: bool = False
+    ) -> None:
         # Noise inside adds m and sigma e, and the larger one swallows the smaller: then one argument at a time.
         for together in ([pair] for pair in pairs) if setting.noisy else [pairs]:
             place = point
@@ -416,7 +430,7 @@ def limits(setting: Setting, model: Model) -> list[tuple[str, float]]:
                 place = pair[0].place(place, pick(pair))
             probe = measure(setting, place)
             if not (forgiving and probe.refusal):
-                held = model.holds(probe, every=not forgiving)
+                held = model.holds(probe, every=every)
                 failed.extend(course for pair in together if not held[pair[0].part] for course in pair)
 
     def any_place(pair: tuple[Course, Course]) -> Tensor:
@@ -427,8 +441,8 @@ def limits(setting: Setting, model: Model) -> list[tuple[str, float]]:
         shape = getattr(point, Point._fields[1 + pair[0].part]).shape
         return places[torch.randint(len(places), shape, generator=dice.generator)]
 
-    check(lambda pair: (pair[0].start, *pair[0].values)[-1])
-    check(lambda pair: (pair[1].start, *pair[1].values)[-1])
+    check(lambda pair: (pair[0].start, *pair[0].values)[-1], every=True)
+    check(lambda pair: (pair[1].start, *pair[1].values)[-1], every=True)
     if pairs[2][0].beyond:
         check(lambda pair: (pair[0].start, *pair[0].beyond)[-1], forgiving=True)
         check(lambda pair: (pair[1].start, *pair[1].beyond)[-1], forgiving=True)
@@ -515,16 +529,16 @@ class Weights(NamedTuple):
 
 
 class Size(NamedTuple):
-    """The same loss with one size changed: by which factor, and the weights there or why there are none."""
+    """The same loss with one size changed by a factor: the factors of the weights, or why there are none."""
 
     growth: float
-    weights: Weights | None
+    factors: Weights | None
     why: str = ""
 
 
 def weights_at(setting: Setting, model: Model) -> Weights | str:
     """The same candidates fitted at another size; a word if they no longer explain the loss or are uneven."""
-    probes = gather(setting, Dice(11), num=3)
+    probes = gather(setting, Dice(11), num=4)
     if probes.refusal:
         return "refused"
     pixels, prior = pixel_fit(model.pixels.likelihood, [probes]), fit_prior(model.prior.parameter, [probes])
@@ -534,23 +548,38 @@ def weights_at(setting: Setting, model: Model) -> Weights | str:
     return Weights(float(pixels.weight.nanmean()), -2 * float(prior.log.mean()))
 
 
-def at_other_sizes(setting: Setting, model: Model) -> dict[str, Size]:
-    """The weights at another batch, image and latent; every axis of the image on its own."""
+def at_other_sizes(setting: Setting, model: Model, weights: Weights) -> dict[str, Size]:
+    """What another batch, image and latent do to the weights; every axis of the image on its own.
 
-    def other(size: int) -> int:
-        return max(size // 8, 3) if size > 3 else size + 1
-
+    A large loss is first made small in all sizes at once, if it can be: the factors are the same, and cost less.
+    """
+    if setting.batch_size * setting.num_pixels > MANY:
+        small = replace(
+            setting,
+            batch_size=_other(setting.batch_size),
+            data_shape=tuple(_other(size) for size in setting.data_shape),
+            num_latents=_other(setting.num_latents),
+        )
+        answer = weights_at(small, model)
+        setting, weights = (setting, weights) if isinstance(answer, str) else (small, answer)
     shape, found = setting.data_shape, {}
-    ways = {"batch": (setting.batch_size, replace(setting, batch_size=other(setting.batch_size)))}
+    ways = {"batch": (setting.batch_size, replace(setting, batch_size=_other(setting.batch_size)))}
     for axis, size in enumerate(shape):
         name = "pixels" if len(shape) == 1 else f"data axis {axis + 1}"
-        ways[name] = (size, replace(setting, data_shape=(*shape[:axis], other(size), *shape[axis + 1 :])))
-    ways["latents"] = (setting.num_latents, replace(setting, num_latents=other(setting.num_latents)))
+        ways[name] = (size, replace(setting, data_shape=(*shape[:axis], _other(size), *shape[axis + 1 :])))
+    ways["latents"] = (setting.num_latents, replace(setting, num_latents=_other(setting.num_latents)))
     for name, (size, changed) in ways.items():
         answer = weights_at(changed, model)
-        known = None if isinstance(answer, str) else answer
-        found[name] = Size(other(size) / size, known, answer if isinstance(answer, str) else "")
+        if isinstance(answer, str):
+            found[name] = Size(1.0, None, answer)
+        else:
+            factors = Weights(answer.pixels / weights.pixels, answer.prior / weights.prior)
+            found[name] = Size(_other(size) / size, factors)
     return found
+
+
+def _other(size: int) -> int:
+    return max(size // 8, 3) if size > 3 else size + 1
 
 
 # --- What acts on what -----------------------------------------------------------------------------------------------

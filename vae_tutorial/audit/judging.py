@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae_tutorial.audit import fitting, probing, reporting
 from vae_tutorial.audit.candidates import NOT_NORMALIZED, PARAMETERS, Likelihood, Parameter
-from vae_tutorial.audit.fitting import FAR, LOOSE, Model, PixelFit, PriorFit, Threshold, Weights, fit_pixels, spread
+from vae_tutorial.audit.fitting import FAR, LOOSE, Model, PixelFit, PriorFit, Threshold, Weights, spread
 from vae_tutorial.audit.probing import Dice, Domain, Group, Probe, Setting, close, first_line, measure
 from vae_tutorial.audit.reporting import (
     BETA,
@@ -288,13 +288,13 @@ def _judge(setting: Setting, domain: Domain, groups: list[Group], model: Model, 
     weights = Weights(float(model.pixels.weight.nanmean()), reading.weight)
     scale = _read_scale(setting, model, weights, noise_variance, _prior_constant(setting, reading))
     beta = weights.prior / (weights.pixels * scale.value)
-    sizes = fitting.at_other_sizes(setting, model)
-    issues = [*_prior_issues(reading, scale), *_sign_issues(weights), *_size_issues(weights, sizes, tolerance)]
+    sizes = fitting.at_other_sizes(setting, model, weights)
+    issues = [*_prior_issues(reading, scale), *_sign_issues(weights), *_size_issues(sizes, tolerance)]
     issues += _shape_issues(setting, domain, groups, model)
     issues += _sampling_issues(setting, parameter)
     half = _half_factor(reading, scale) and min(abs(beta - 1), abs(beta / reading.variance - 1)) < tolerance
     if beta > 0 and abs(beta - 1) > tolerance and not half:  # with that factor put right, beta is 1
-        issues.append(_beta_issue(setting, likelihood, beta, scale, reporting.beta_name(setting, beta, weights, sizes)))
+        issues.append(_beta_issue(setting, likelihood, beta, scale, reporting.beta_name(setting, beta, sizes)))
     verdict = next((v for v in _ORDER if any(issue.verdict == v for issue in issues)), None)
     if verdict == UNKNOWN:  # then what else was found may be an artefact
         issues = [issue for issue in issues if issue.verdict == UNKNOWN]
@@ -302,7 +302,7 @@ def _judge(setting: Setting, domain: Domain, groups: list[Group], model: Model, 
         issues = [issue._replace(advice="") if issue.verdict == BETA else issue for issue in issues]
     common = weights.pixels * scale.value
     notes = [] if verdict else [reporting.scale_note(setting, common, tolerance)]
-    notes += reporting.size_notes(weights, sizes, tolerance) + list(_target_notes(domain, groups, model))
+    notes += reporting.size_notes(sizes, tolerance) + list(_target_notes(domain, groups, model))
     if verdict in (None, BETA, UNTESTED):
         notes.append(reporting.range_note(setting, parameter.lowest))
     right = CORRECT if abs(common * setting.batch_size - 1) < tolerance else SCALED
@@ -316,7 +316,7 @@ def _judge(setting: Setting, domain: Domain, groups: list[Group], model: Model, 
         second_output=parameter.name,
         sampling=f"z = {parameter.sampling}",
         sign="unknown" if verdict == UNKNOWN else _sign_text(weights),
-        reductions=reporting.reductions(weights, sizes, tolerance),
+        reductions=reporting.reductions(sizes, tolerance),
         beta=None if verdict == UNKNOWN else beta,
         noise_variance=scale.value if scale.origin else None,
         problems=tuple(issue.problem for issue in issues),
@@ -382,12 +382,12 @@ def _sign_text(weights: Weights) -> str:
     return "wrong: see the problem below"
 
 
-def _size_issues(weights: Weights, sizes: dict[str, fitting.Size], tolerance: float) -> Iterator[Issue]:
+def _size_issues(sizes: dict[str, fitting.Size], tolerance: float) -> Iterator[Issue]:
     """Beta must not depend on the batch size; a loss that turns into something else at another size is not understood."""
     for name, size in sizes.items():
         if size.why == "changed":
             yield Issue(UNKNOWN, f"with another number ({name}) the loss no longer has this form")
-    if reporting.beta_depends_on_batch(weights, sizes, tolerance):
+    if reporting.beta_depends_on_batch(sizes, tolerance):
         yield Issue(BETA, "beta changes with the batch size", "reduce both terms over the batch in the same way")
 
 
@@ -428,10 +428,7 @@ def _shape_issues(setting: Setting, domain: Domain, groups: list[Group], model: 
     if 1e3 * setting.strict < max(near_pixels, near_prior, 100 * model.deviation) <= LOOSE * 100 and not limits:
         yield Issue(LIMITED, "the derivatives agree only roughly (a small number added inside a logarithm?)")
     likelihood = model.pixels.likelihood
-    if likelihood.binary and any(
-        group.grey and fitting.fits(likelihood._replace(binary=False), group)
-        and fit_pixels(likelihood, group)[1] > LOOSE for group in groups
-    ):  # fmt: skip
+    if likelihood.binary and fitting.fits_grey(likelihood, groups) is False:
         yield Issue(LIMITED, "grey targets are changed inside the loss (thresholded?): right for zeros and ones only")
     if not clamped and fitting.changes_targets(setting, model, domain):
         yield Issue(LIMITED, "targets outside (0, 1) are clamped or treated differently")
@@ -457,8 +454,7 @@ def _target_notes(domain: Domain, groups: list[Group], model: Model) -> Iterator
     if not domain.grey:
         yield "grey targets are refused, as they should be"
         return
-    grey = next(group for group in groups if group.grey)
-    if fitting.fits(likelihood._replace(binary=False), grey) and fit_pixels(likelihood, grey)[1] < LOOSE:
+    if fitting.fits_grey(likelihood, groups):
         yield "grey targets are accepted without a word, but then the value is no log-probability"
 
 

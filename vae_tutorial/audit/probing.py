@@ -6,6 +6,7 @@ point is asked twice, with the noise mirrored. The mean of the two answers is th
 the noise, without error.
 """
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -141,7 +142,7 @@ def call(setting: Setting, point: Point, watch: Watch | None = None) -> Probe:
     low, high = setting.span
     given = [low + (high - low) * point.x, *(leaf.clone() for leaf in leaves)]
     given[1] = given[1].flatten(1) if setting.flat else given[1]
-    output, reason = _output(setting.loss, given, watch or Watch())
+    output, reason = _output(setting.loss, given, watch)
     total, form = (None, reason) if reason else total_of(output, setting.batch_size)
     changed = [name for name, tensor in zip(Point._fields, given, strict=True) if tensor._version]
     if total is None or changed:
@@ -158,10 +159,10 @@ def _refused(point: Point, reason: str) -> Probe:
     return Probe(point, math.nan, y, mu, second, refusal=reason)
 
 
-def _output(loss: Callable[..., Any], given: list[Tensor], watch: Watch) -> tuple[Any, str]:
+def _output(loss: Callable[..., Any], given: list[Tensor], watch: Watch | None) -> tuple[Any, str]:
     """What the loss returned, or in which words it failed: whatever a stranger's code may raise is a finding."""
     try:
-        with warnings.catch_warnings(), watch:
+        with warnings.catch_warnings(), watch or contextlib.nullcontext():
             warnings.simplefilter("ignore")
             return loss(*given), ""
     except Exception as error:
@@ -206,19 +207,26 @@ def _gradients(total: Tensor, leaves: list[Tensor]) -> tuple[list[Tensor], str]:
 
 
 class Dice:
-    """Reproducible draws in float64."""
+    """Reproducible draws in float64. Large ones repeat themselves, with a period that no image size divides."""
+
+    PERIOD = 65_521  # a prime
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
+    def _repeated(self, draw: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape)
+        few = draw(torch.empty(min(size, self.PERIOD), dtype=torch.float64))
+        return few.repeat(-(-size // self.PERIOD))[:size].reshape(shape)
+
     def uniform(self, shape: tuple[int, ...], low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return self._repeated(lambda few: few.uniform_(low, high, generator=self.generator), shape)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=torch.float64).normal_(generator=self.generator)
+        return self._repeated(lambda few: few.normal_(generator=self.generator), shape)
 
     def sign(self, shape: tuple[int, ...]) -> Tensor:
-        return (torch.rand(shape, generator=self.generator) < 0.5).to(torch.float64) * 2 - 1
+        return self._repeated(lambda few: 2 * few.bernoulli_(0.5, generator=self.generator) - 1, shape)
 
     def binary(self, shape: tuple[int, ...]) -> Tensor:
         """Fair coins, the first two of which are 0 and 1: no draw is all black."""
@@ -303,7 +311,8 @@ def domain(setting: Setting) -> Domain:
     def accepts(*, grey: bool = False, real: bool = False, signed: bool = False) -> bool:
         dice = Dice(1)
         x = targets(setting, dice, grey=grey)
-        return not refusal(*(measure(setting, anchor(setting, dice, x, real=real, signed=signed)) for _ in range(2)))
+        num = 2 if x.numel() < 100 else 1  # of few entries, none may have met what is refused
+        return not refusal(*(measure(setting, anchor(setting, dice, x, real=real, signed=signed)) for _ in range(num)))
 
     return Domain(accepts(grey=True), accepts(real=True), accepts(signed=True))
 
@@ -330,7 +339,7 @@ class Group(NamedTuple):
 
 
 def gather(
-    setting: Setting, dice: Dice, *, grey: bool = False, real: bool = False, signed: bool = False, num: int = 4
+    setting: Setting, dice: Dice, *, grey: bool = False, real: bool = False, signed: bool = False, num: int = 3
 ) -> Group:
     x = targets(setting, dice, grey=grey)
     probes = [measure(setting, anchor(setting, dice, x, real=real, signed=signed)) for _ in range(num)]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from vae_tutorial.audit.candidates import Likelihood
-from vae_tutorial.audit.fitting import Size, Weights
+from vae_tutorial.audit.fitting import Size
 from vae_tutorial.audit.probing import Setting
 
 CORRECT = "correct"
@@ -88,19 +88,16 @@ def _reduction(ratio: float, growth: float, tolerance: float) -> str:
     return next((name for name, r in known.items() if abs(ratio / r - 1) < tolerance), "neither sum nor mean")
 
 
-def reductions(weights: Weights, sizes: dict[str, Size], tolerance: float) -> tuple[str, ...]:
+def reductions(sizes: dict[str, Size], tolerance: float) -> tuple[str, ...]:
     """Sum or mean over each axis for both terms; axes of the image that are treated alike share a line."""
     texts = {}
     for name, size in sizes.items():
-        if size.weights is None:
+        if size.factors is None:
             why = "refuses another size" if size.why == "refused" else "is something else at another size"
             texts[name] = f"not known, the loss {why}"
             continue
-        pixels, prior = size.weights.pixels / weights.pixels, size.weights.prior / weights.prior
-        texts[name] = (
-            f"reconstruction {_reduction(pixels, size.growth, tolerance)}, KL "
-            f"{_reduction(prior, size.growth, tolerance)}"
-        )
+        pixels, prior = (_reduction(factor, size.growth, tolerance) for factor in size.factors)
+        texts[name] = f"reconstruction {pixels}, KL {prior}"
     axes = [name for name in texts if name.startswith("data axis")]
     if len({texts[name] for name in axes}) == 1:
         pixels_text = texts[axes[0]]
@@ -108,29 +105,27 @@ def reductions(weights: Weights, sizes: dict[str, Size], tolerance: float) -> tu
     return tuple(f"over {name}: {text}" for name, text in texts.items())
 
 
-def size_notes(weights: Weights, sizes: dict[str, Size], tolerance: float) -> list[str]:
+def size_notes(sizes: dict[str, Size], tolerance: float) -> list[str]:
     notes = []
     for name, size in sizes.items():
-        ratio = _beta_ratio(weights, size)
+        ratio = _beta_ratio(size)
         if name != "batch" and ratio is not None and abs(ratio - 1) > tolerance:
             what = "latents" if name == "latents" else "pixels"
             notes.append(f"beta holds for this number of {what} only: with another it is another")
     return list(dict.fromkeys(notes))
 
 
-def _beta_ratio(weights: Weights, size: Size) -> float | None:
+def _beta_ratio(size: Size) -> float | None:
     """How beta changes with that size."""
-    if size.weights is None:
-        return None
-    return size.weights.prior / size.weights.pixels / (weights.prior / weights.pixels)
+    return None if size.factors is None else size.factors.prior / size.factors.pixels
 
 
-def beta_depends_on_batch(weights: Weights, sizes: dict[str, Size], tolerance: float) -> bool:
-    ratio = _beta_ratio(weights, sizes["batch"])
+def beta_depends_on_batch(sizes: dict[str, Size], tolerance: float) -> bool:
+    ratio = _beta_ratio(sizes["batch"])
     return ratio is not None and abs(ratio - 1) > tolerance
 
 
-def beta_name(setting: Setting, beta: float, weights: Weights, sizes: dict[str, Size]) -> str:
+def beta_name(setting: Setting, beta: float, sizes: dict[str, Size]) -> str:
     """What beta is made of, if it has that value and also changes with the sizes as that would; else nothing."""
     pixels, latents, batch = setting.num_pixels, setting.num_latents, setting.batch_size
     known = {  # value, and the powers of D, J and B
@@ -148,7 +143,7 @@ def beta_name(setting: Setting, beta: float, weights: Weights, sizes: dict[str, 
     def follows(of_pixels: int, of_latents: int, of_batch: int) -> bool:
         for name, size in sizes.items():
             power = {"batch": of_batch, "latents": of_latents}.get(name, of_pixels)
-            ratio = _beta_ratio(weights, size)
+            ratio = _beta_ratio(size)
             if (ratio is None and power) or (ratio is not None and abs(ratio / size.growth**power - 1) > 1e-4):
                 return False
         return True
