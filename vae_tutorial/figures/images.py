@@ -46,7 +46,7 @@ def plot_images(
     padded = pad(images.detach().float().squeeze(2), (0, gap, 0, gap), value=1.0)
     mosaic = padded.transpose(1, 2).reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
     ax = new_axes(ax, 5.6, 5.6 * (mosaic.shape[0] + 16) / (mosaic.shape[1] + 32))
-    ax.imshow(mosaic.detach().cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(mosaic.cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_yticks([(height + gap) * row + (height - 1) / 2 for row in range(rows)] if row_names else [], row_names)
     ax.set_xticks(
         [(width + gap) * column + (width - 1) / 2 for column in range(columns)] if column_names else [], column_names

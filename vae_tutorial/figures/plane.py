@@ -217,7 +217,8 @@ def plot_plane(images: Tensor, z1: Tensor, z2: Tensor, *, codes: Tensor | None =
     rows, columns, _, height, width = images.shape
     mosaic = images.detach().flip(0).squeeze(2).transpose(1, 2).reshape(rows * height, columns * width)
     ax = new_axes(ax, 6.0, 0.6 + 5.6 * (rows * height) / (columns * width))
-    ax.imshow(mosaic.detach().cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent, aspect="auto")
+    pixels = mosaic.cpu().numpy()
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent, aspect="auto")
     if codes is not None:
         ax.plot(*codes.mT.tolist(), ".", color="#FFA500", markersize=3.5, alpha=0.6, markeredgewidth=0)
     ax.set(xlabel="$z_1$", ylabel="$z_2$", xlim=extent[:2], ylim=extent[2:])
