@@ -171,6 +171,12 @@ FOUND: dict[str, Case] = {
     "float32, logits clamped before a squared error": Case(
         cast(lambda x, y, m, s: 0.5 * mse(y.clamp(-9, 9).sigmoid(), x) + kl(m, s)), LIMITED, 1, ("9 on",)
     ),
+    "float32, clamped before a tanh": Case(
+        cast(lambda x, y, m, s: 0.5 * mse(y.clamp(-5, 5).tanh(), x) + kl(m, s)), LIMITED, 1, ("5 on",)
+    ),
+    "clamped before a tanh": Case(
+        lambda x, y, m, s: 0.5 * mse(y.clamp(-9, 9).tanh(), x) + kl(m, s), LIMITED, 1, ("9 on",)
+    ),
     "float32, probabilities clamped": Case(
         cast(lambda x, y, m, s: bce(y.clamp(1e-6, 1 - 1e-6), x) + kl(m, s)), LIMITED, 1, ("from 1e-06 on", "from 1 - ")
     ),

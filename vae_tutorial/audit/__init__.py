@@ -77,21 +77,9 @@ from torch import Tensor
 
 from vae_tutorial.audit import judging, probing
 from vae_tutorial.audit.probing import Setting
-from vae_tutorial.audit.reporting import (
-    BETA,
-    CORRECT,
-    LIMITED,
-    OTHER,
-    SCALED,
-    UNKNOWN,
-    UNTESTED,
-    WRONG,
-    Report,
-)
+from vae_tutorial.audit.reporting import BETA, CORRECT, LIMITED, OTHER, SCALED, UNKNOWN, UNTESTED, WRONG, Report
 
-__all__ = [
-    "BETA", "CORRECT", "LIMITED", "OTHER", "SCALED", "UNKNOWN", "UNTESTED", "WRONG", "Report", "audit",
-]  # fmt: skip
+__all__ = ["BETA", "CORRECT", "LIMITED", "OTHER", "SCALED", "UNKNOWN", "UNTESTED", "WRONG", "Report", "audit"]
 
 
 def audit(

@@ -259,21 +259,20 @@ class Model(NamedTuple):
     def disagreement(self, probe: Probe) -> tuple[float, float, float]:
         """Largest relative disagreement of the derivatives in y, in mu and in the second output."""
         rounding = 1e-4 if probe.y.dtype == torch.float64 else 1e-2
-        gaps = []
-        for found, right, size in zip(*self._compared(probe), self._sizes(), strict=True):
-            ratio = (found - right).abs() / (right.abs() + rounding * size)
-            gaps.append(float(ratio.nan_to_num(nan=math.inf).max()))
-        return gaps[0], gaps[1], gaps[2]
+        _, *compared = self._compared(probe, choice(probe.y.numel()))
+        of_y, of_mu, of_second = (
+            float(((found - right).abs() / (right.abs() + rounding * size)).nan_to_num(nan=math.inf).max())
+            for found, right, size in zip(*compared, self._sizes(), strict=True)
+        )
+        return of_y, of_mu, of_second
 
     def holds(self, probe: Probe, *, every: bool = False) -> tuple[bool, bool, bool]:
         """Whether the derivatives agree to a hundredth far out, where some of them are tiny: each by its own measure.
 
         What rounding does to the candidate itself, in the precision of the call, is forgiven; nothing else is.
         """
-        point = Point(*(tensor.double() for tensor in probe.point))
-        some, candidate = choice(point.y.numel(), every=every), self.pixels.likelihood
-        found = [slopes.double() for slopes in (probe.y.flatten()[some], probe.mu, probe.second)]
-        right = self.expected(point, candidate.per_pixel, some)
+        some, candidate = choice(probe.y.numel(), every=every), self.pixels.likelihood
+        point, found, right = self._compared(probe, some)
         rough = self.expected(Point(*(t.float() for t in point)), candidate.per_pixel, some)
         single, forgiven = probe.y.dtype == torch.float32, []
         for exact, coarse, size in zip(right, rough, self._sizes(), strict=True):
@@ -285,16 +284,15 @@ class Model(NamedTuple):
         def agree(part: int, exact: Tensor) -> bool:
             return bool(((found[part] - exact).abs() <= FAR * exact.abs() + forgiven[part]).all())
 
-        output = agree(0, right[0]) or any(
-            agree(0, self.expected(point, guard, some)[0]) for guard in candidate.guards
-        )  # fmt: skip
+        guarded = (self.expected(point, guard, some)[0] for guard in candidate.guards)
+        output = agree(0, right[0]) or any(agree(0, exact) for exact in guarded)
         return output, agree(1, right[1]), agree(2, right[2])
 
-    def _compared(self, probe: Probe) -> tuple[list[Tensor], list[Tensor]]:
-        some = choice(probe.y.numel())
-        found = [tensor.double() for tensor in (probe.y.flatten()[some], probe.mu, probe.second)]
+    def _compared(self, probe: Probe, some: Tensor) -> tuple[Point, list[Tensor], list[Tensor]]:
+        """The point in float64, the derivatives there, and what they should be."""
         point = Point(*(tensor.double() for tensor in probe.point))
-        return found, self.expected(point, self.pixels.likelihood.per_pixel, some)
+        found = [tensor.double() for tensor in (probe.y.flatten()[some], probe.mu, probe.second)]
+        return point, found, self.expected(point, self.pixels.likelihood.per_pixel, some)
 
     def _sizes(self) -> list[float]:
         sizes = (self.pixels.weight, self.prior.square, self.prior.log)

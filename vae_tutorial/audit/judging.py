@@ -12,19 +12,7 @@ from vae_tutorial.audit import fitting, probing, reporting
 from vae_tutorial.audit.candidates import NOT_NORMALIZED, PARAMETERS, Likelihood, Parameter
 from vae_tutorial.audit.fitting import FAR, LOOSE, Model, PixelFit, PriorFit, Threshold, Weights, spread
 from vae_tutorial.audit.probing import Dice, Domain, Group, Probe, Setting, close, first_line, measure
-from vae_tutorial.audit.reporting import (
-    BETA,
-    CORRECT,
-    LIMITED,
-    OTHER,
-    SCALED,
-    UNKNOWN,
-    UNTESTED,
-    WRONG,
-    Report,
-    clean,
-    plain,
-)
+from vae_tutorial.audit.reporting import BETA, CORRECT, LIMITED, OTHER, SCALED, UNKNOWN, UNTESTED, WRONG, Report
 
 _ORDER = (UNKNOWN, WRONG, OTHER, BETA, LIMITED, UNTESTED)
 _RIGHT_KL = "write -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over the latents"
@@ -169,7 +157,7 @@ class Reading(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"N({plain(self.mean)}, {plain(self.variance)})"
+        return f"N({reporting.plain(self.mean)}, {reporting.plain(self.variance)})"
 
     @property
     def standard(self) -> bool:
@@ -195,7 +183,9 @@ def _read_prior(prior: PriorFit, tolerance: float, *, rough: bool) -> Reading | 
             f"it is made of {terms}; a KL to N(0, I) has 1/2, 1/2 and -1/2 times one weight",
             _RIGHT_KL, second_output=prior.parameter.name,
         )  # fmt: skip
-    return Reading(-2 * log, clean(-linear / (2 * square), tolerance), clean(-log / square, tolerance))
+    return Reading(
+        -2 * log, reporting.clean(-linear / (2 * square), tolerance), reporting.clean(-log / square, tolerance)
+    )
 
 
 def _uneven_prior(prior: PriorFit, tolerance: float, *, rough: bool) -> Report:
@@ -356,9 +346,9 @@ def _prior_issues(reading: Reading, scale: Scale) -> Iterator[Issue]:
         return
     if _half_factor(reading, scale):
         yield Issue(
-            WRONG, f"log sigma^2 has {plain(reading.variance)} times its factor in the KL to N(0, I): a half too many or "
-            f"too few? (read differently, this is {reading.weight:.4g} times the KL to the prior {reading.name}, without "
-            "its constant)", _RIGHT_KL,
+            WRONG, f"log sigma^2 has {reporting.plain(reading.variance)} times its factor in the KL to N(0, I): a half too "
+            f"many or too few? (read differently, this is {reading.weight:.4g} times the KL to the prior {reading.name}, "
+            "without its constant)", _RIGHT_KL,
         )  # fmt: skip
     else:
         problem = f"the prior is {reading.name} (mean, variance) instead of N(0, 1)"
@@ -409,7 +399,7 @@ def _shape_issues(setting: Setting, domain: Domain, groups: list[Group], model: 
     gaps, limits = fitting.disagreements(setting, model, domain), fitting.limits(setting, model)
     for name, limit in limits:
         if math.isfinite(limit):
-            text = f"{name}: the derivative is not what it should be from {plain(limit)} on (a clamp or a guard?)"
+            text = f"{name}: the derivative is not what it should be from {reporting.plain(limit)} on (a clamp or a guard?)"
             yield Issue(LIMITED, text)
     clamped = {name for name, limit in limits if abs(limit) < 20 or name == "mu"}
     near_pixels, near_prior = max(gap[0] for gap in gaps), max(max(gap[1:]) for gap in gaps)

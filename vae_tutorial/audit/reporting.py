@@ -64,13 +64,9 @@ class Report:
         return "\n".join(f"{name + ':':16}{text}" for name, text in lines if text != "unknown" or name == "verdict")
 
 
-def plain(number: float, digits: int = 4) -> str:
-    """A number in words of a few digits: rounding noise becomes 0, and what is just below 1 is written as 1 - ..."""
-    if abs(number) < 1e-6 and number != 0 and digits == 4:
-        return f"{number:.{digits}g}"
-    if 0.9995 < number < 1:
-        return f"1 - {1 - number:.2g}"
-    return f"{number:.{digits}g}"
+def plain(number: float) -> str:
+    """A number in a few digits; what is just below 1 is written as 1 - ..."""
+    return f"1 - {1 - number:.2g}" if 0.9995 < number < 1 else f"{number:.4g}"
 
 
 def clean(number: float, tolerance: float) -> float:
