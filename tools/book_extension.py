@@ -4,7 +4,10 @@ Every button that needs the book's public address hangs on `repository: url:` th
 no such button. Once it is set, they link to the repository, to its issues, to their own source, and notebooks to Colab.
 """
 
+import inspect
 import os
+import sys
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -29,9 +32,20 @@ def drop_repeated_ids(app: Sphinx, doctree: nodes.document) -> None:
             proof["ids"] = []
 
 
+def say_what_it_needs(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Under each function of the package: what has to be copied or imported along with it."""
+    if what == "function" and inspect.isfunction(thing):
+        sys.path.insert(0, str(Path(__file__).parent))
+        import needs  # beside this file, which only Sphinx has on its path
+
+        sys.path.pop(0)
+        lines += ["", needs.sentence(thing), ""]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
     app.connect("doctree-read", drop_repeated_ids)
+    app.connect("autodoc-process-docstring", say_what_it_needs)
     app.connect("config-inited", show_buttons, priority=100)  # before the theme reads its options
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,7 @@
 r"""Bounds on the log-evidence, as pure functions of the importance log-weights.
 
+It needs no other module of the package.
+
 For a data point x and samples :math:`z_1, \dots, z_K` from :math:`q(z \mid x)`, the importance weight of a sample is
 
 .. math:: w_k = \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad \mathbb{E}_q[w_k] = p(x)

@@ -1,5 +1,7 @@
 r"""The data: exam marks, Fashion-MNIST and MNIST, as tensors with fixed splits.
 
+It needs no other module of the package.
+
 Three data sets, each returned whole and in its published order, never shuffled:
 
 - **Exam marks** (bundled): the marks of 88 students in five examinations, each out of 100. K. V. Mardia, J. T. Kent and

@@ -1,5 +1,7 @@
 r"""Diagonal Gaussians, written by their mean and log-variance.
 
+It needs no other module of the package.
+
 A diagonal Gaussian over :math:`z \in \mathbb{R}^J` is a product of one-dimensional ones,
 
 .. math:: N(z; \mu, \operatorname{diag}(\sigma^2)) = \prod_{j=1}^J N(z_j; \mu_j, \sigma_j^2),

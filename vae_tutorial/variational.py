@@ -109,11 +109,10 @@ def fit(
     for step in tqdm(range(num_steps), unit="step", **({} if progress else {"disable": True})):
         rate = learning_rate * (schedule(step / num_steps) if schedule else 1.0)
         optimizer.param_groups[0]["lr"] = rate
-        value = bound(generator)
-        _check_value(value)
+        value = _scalar(bound(generator))
         optimizer.zero_grad()
         (-value).backward()  # an optimizer minimises
-        _check_finite(value, parameters, good, step, rate)
+        _stop_unless_finite(value, parameters, good, step, rate)
         good = [parameter.detach().clone() for parameter in parameters]
         optimizer.step()
         trace.append(value.detach())
@@ -129,16 +128,17 @@ def _check_fit(parameters: list[Tensor], num_steps: int, learning_rate: float) -
         raise ValueError(f"parameters must be leaf tensors that ask for gradients, at least one; got shapes {shapes}")
 
 
-def _check_value(value: Tensor) -> None:
+def _scalar(value: Tensor) -> Tensor:
     if value.dim() != 0 or not value.requires_grad:
         raise ValueError(
             f"bound must return a scalar that depends on the parameters, got shape {tuple(value.shape)}, "
             f"requires_grad {value.requires_grad}"
         )
+    return value
 
 
 @torch.no_grad()
-def _check_finite(value: Tensor, parameters: list[Tensor], good: list[Tensor], step: int, rate: float) -> None:
+def _stop_unless_finite(value: Tensor, parameters: list[Tensor], good: list[Tensor], step: int, rate: float) -> None:
     """Stop where the bound or a gradient is not finite, at the last parameters where both were."""
     finite = all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in parameters)
     if finite and value.isfinite():

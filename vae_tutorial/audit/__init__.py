@@ -1,5 +1,7 @@
 r"""The loss audit: what does *your* VAE loss compute, and which beta does it imply?
 
+It needs no other module of the package.
+
 A VAE is trained by minimising, for a batch of B images with D pixels and J latents, the mean over the batch of
 
 .. math:: -\mathrm{ELBO} = \underbrace{\sum_{d=1}^D r(x_d, y_d)}_{-\log p(x \mid z)}

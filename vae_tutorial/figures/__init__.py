@@ -1,13 +1,14 @@
 r"""Figures: every function draws the tensors it is given on matplotlib axes and returns the axes.
 
+It needs no other module of the package.
+
 Nothing here trains a model or computes a statistic: what a figure shows was computed, and can be checked, by the cell
 above it. Colours are from the palette of Okabe and Ito, which readers with colour-blindness can tell apart, and no line
 is told from another by colour alone.
 
 Without ``ax`` a function makes a new figure, wide enough for a page and legible on a telephone.
 
-The rooms: ``curves``, ``evidence``, ``plane`` (two latent dimensions), ``images``, ``networks``. It needs no other module of
-the package.
+The rooms: ``curves``, ``evidence``, ``plane`` (two latent dimensions), ``images``, ``networks``.
 """
 
 from vae_tutorial.figures.curves import (
