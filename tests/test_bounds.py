@@ -186,3 +186,13 @@ def test_no_samples_are_refused(function) -> None:
     assert_refused(lambda: function(torch.zeros(0, B)), "log_w", (0, B))
     assert_refused(lambda: function(torch.zeros(0)), "log_w", (0,))
     assert_refused(lambda: function(torch.zeros(())), "log_w", ())
+
+
+def test_where_every_weight_is_zero_the_bound_is_minus_infinity_without_a_slope_of_nan() -> None:
+    log_w = torch.tensor([[-math.inf, 0.0], [-math.inf, -math.inf]], dtype=torch.float64, requires_grad=True)
+    bound = bounds.iwae(log_w)
+    assert bound.tolist() == [-math.inf, pytest.approx(-math.log(2))]
+    (gradient,) = torch.autograd.grad(bound[1], log_w, retain_graph=True)
+    assert gradient.tolist() == [[0.0, 1.0], [0.0, 0.0]]
+    (gradient,) = torch.autograd.grad(bound.sum(), log_w)
+    assert not gradient.isnan().any()

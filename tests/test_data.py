@@ -740,3 +740,8 @@ def test_binarize_on_cuda() -> None:
     assert torch.equal(draws, data.binarize(levels, generator=generator.manual_seed(0)))
     with pytest.raises(ValueError, match="generator is on cpu and images on cuda"):
         data.binarize(levels, generator=seeded(0))
+
+
+def test_bytes_that_are_zeros_and_ones_already_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="zeros and ones already"):
+        data.binarize(torch.tensor([0, 1, 1, 0], dtype=torch.uint8))

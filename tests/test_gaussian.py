@@ -447,3 +447,25 @@ def test_a_scalar_has_no_number_of_dimensions() -> None:
     assert_refused(lambda: gaussian.kl(zeros(B, J), zeros(B, J), scalar, scalar), "mu_p", (), (B, J))
     assert_refused(lambda: gaussian.kl_to_standard_normal(scalar, zeros(B, J)), "mu", (), (B, J))
     assert_refused(lambda: gaussian.sample(scalar, zeros(J), K), "mu", (), (J,))
+
+
+# far out in single precision
+
+
+@pytest.mark.parametrize("log_var", [-60.0, -88.5, -100.0, -1000.0])
+def test_at_the_mean_the_smallest_variances_give_what_they_give_in_truth(log_var: float) -> None:
+    """In single precision exp(88.8) is infinite, and 0 times infinity no number."""
+    zero, v = torch.zeros(1, 2), torch.full((1, 2), log_var)
+    assert gaussian.log_prob(zero, zero, v).item() == pytest.approx(-math.log(2 * math.pi) - log_var)
+    assert gaussian.kl(zero, v, zero, v).item() == 0
+    assert_finite_gradients(gaussian.log_prob, zero, zero, v)
+    assert_finite_gradients(gaussian.kl, zero, v, zero, v)
+    (slope,) = torch.autograd.grad(gaussian.log_prob(zero, zero, w := v.clone().requires_grad_()).sum(), w)
+    assert slope.tolist() == [[-0.5, -0.5]]
+
+
+def test_the_precision_is_the_inverse_variance_and_finite() -> None:
+    for dtype in (torch.float32, torch.float64):
+        log_var = torch.linspace(-80, 80, 33, dtype=dtype)
+        assert torch.equal(gaussian.precision(log_var), torch.exp(-log_var))
+        assert gaussian.precision(torch.tensor([-1e4, 1e4], dtype=dtype)).isfinite().all()

@@ -587,3 +587,15 @@ def test_a_log_joint_of_the_wrong_kind_is_refused() -> None:
             (K, B, J),
             (K, B),
         )
+
+
+def test_a_baseline_that_is_no_tensor_is_refused() -> None:
+    z, mu, log_w = torch.zeros(4, 3, 1), torch.zeros(3, 1), torch.zeros(4, 3)
+    with pytest.raises(TypeError, match=r"baseline.*ndarray"):
+        gradients.score_function(log_w, z, mu, mu, baseline=torch.zeros(3, 4).numpy())
+
+
+def test_the_score_at_the_mean_of_the_narrowest_gaussians() -> None:
+    zero = torch.zeros(1, 1)
+    score = gradients.score(zero, zero, torch.full((1, 1), -100.0))
+    assert (score.mu.item(), score.log_var.item()) == (0.0, -0.5)

@@ -366,3 +366,13 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     assert_refused(lambda: item_response.sample(pass_fail(1), 0), "num_samples", "0")
     for settings in ({"weight_precision": -1.0}, {"weight_precision": math.nan}, {"num_steps": 0}):
         assert_refused(lambda s=settings: item_response.fit(pass_fail(1), data(), nodes, **s), *settings)
+
+
+SENSELESS = [("weight_precision", math.inf), ("weight_precision", math.nan), ("num_steps", 2.5)]
+
+
+@pytest.mark.parametrize(("name", "wrong"), SENSELESS)
+def test_a_penalty_and_a_number_of_steps_that_make_no_sense_are_refused(name: str, wrong: float) -> None:
+    model = item_response.ItemResponse(torch.ones(2, 1).double(), torch.zeros(2).double())
+    x, nodes = torch.tensor([[1.0, 0.0]]).double(), quadrature.gauss_hermite(5)
+    assert_refused(lambda: item_response.fit(model, x, nodes, **{name: wrong}), name)

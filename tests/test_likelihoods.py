@@ -504,3 +504,124 @@ def test_gaussian_refuses_a_log_variance_that_does_not_fit(log_var_shape: tuple[
 def test_discretized_logistic_refuses_a_scale_that_does_not_fit(log_scale_shape: tuple[int, ...]) -> None:
     x, mean, log_scale = zeros(3, 5), zeros(K, 3, 5), zeros(*log_scale_shape)
     assert_refused(lambda: likelihoods.discretized_logistic(x, mean, log_scale), "log_scale", log_scale_shape)
+
+
+# far out in single precision, and counts and classes
+
+
+@pytest.mark.parametrize("log_scale", [-100.0, -20.0, 40.0, 90.0, 200.0])
+def test_the_discretized_logistic_at_extreme_scales(log_scale: float) -> None:
+    """A tiny scale puts all mass on the mean's level; a huge one halves it between the ends, 1 / (4 * 255 s) a level."""
+    x, mean = torch.arange(256.0)[:, None], torch.full((256, 1), 127 / 255)
+    log_p = likelihoods.discretized_logistic(x, mean, torch.tensor(log_scale))
+    assert not log_p.isnan().any()
+    if log_scale < -19:
+        assert log_p[127].item() == pytest.approx(0, abs=1e-4)
+        assert (log_p[:127] < -100).all()
+    else:
+        assert log_p[[0, 255]].tolist() == pytest.approx([math.log(0.5)] * 2)
+        assert log_p[100].item() == pytest.approx(-math.log(4 * 255) - log_scale, rel=1e-6)
+    middle = slice(127, 128) if log_scale < -19 else slice(0, 256)
+    scale = torch.tensor(log_scale)
+    assert_finite_gradients(lambda m, s: likelihoods.discretized_logistic(x[middle], m, s), mean[middle], scale)
+
+
+def test_a_real_number_close_to_a_level_is_no_level() -> None:
+    x = torch.tensor([[127.0 + 1e-9]], dtype=torch.float64)
+    assert likelihoods.discretized_logistic(x, torch.full((1, 1), 0.5), torch.tensor(-2.0)).item() == -math.inf
+
+
+def test_the_smallest_gaussian_noise_at_the_data() -> None:
+    x, log_var = torch.zeros(1, 2), torch.tensor(-100.0)
+    assert likelihoods.gaussian(x, x, log_var).item() == pytest.approx(100 - math.log(2 * math.pi))
+    assert_finite_gradients(lambda m, v: likelihoods.gaussian(x, m, v), x, log_var)
+
+
+def test_counts_against_torch_distributions() -> None:
+    rate, x = 2 * randn(4, 3, 5, seed=50), torch.arange(15.0).double().view(3, 5)
+    expected = torch.distributions.Poisson(rate.exp()).log_prob(x).sum(-1)
+    assert_close(likelihoods.poisson(x, rate), expected, 1e-10)
+    log_shape = torch.tensor(0.7, dtype=torch.float64)
+    total = torch.distributions.NegativeBinomial(log_shape.exp(), logits=rate - log_shape)
+    assert_close(likelihoods.negative_binomial(x, rate, log_shape), total.log_prob(x).sum(-1), 1e-10)
+    assert_close(likelihoods.negative_binomial(x, rate, torch.tensor(20.0).double()), expected, 1e-4)  # its limit
+
+
+@pytest.mark.parametrize("log_mean", [-3.0, 0.0, 2.0])
+def test_the_probabilities_of_all_counts_add_up_to_one(log_mean: float) -> None:
+    x, m = torch.arange(2000.0).double()[:, None], torch.full((2000, 1), log_mean).double()
+    for log_p in (likelihoods.poisson(x, m), likelihoods.negative_binomial(x, m, torch.tensor(-0.5).double())):
+        assert log_p.logsumexp(0).item() == pytest.approx(0, abs=1e-9)
+        mean = (log_p.exp() * x[:, 0]).sum().item()
+        assert mean == pytest.approx(math.exp(log_mean), rel=1e-6)
+
+
+def test_classes_against_torch_distributions() -> None:
+    logits, x = randn(4, 3, 5, 6, seed=51), torch.arange(15).view(3, 5) % 6
+    expected = torch.distributions.Categorical(logits=logits).log_prob(x).sum(-1)
+    for dtype in (torch.int64, torch.uint8, torch.float64):
+        assert_close(likelihoods.categorical(x.to(dtype), logits), expected, 1e-12)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 0.5, math.inf])
+def test_what_is_no_count_and_no_class_has_probability_zero(wrong: float) -> None:
+    x, zero = torch.tensor([[wrong, 1.0]]), torch.zeros(1, 2)
+    assert likelihoods.poisson(x, zero).item() == -math.inf
+    assert likelihoods.negative_binomial(x, zero, torch.tensor(0.0)).item() == -math.inf
+    assert likelihoods.categorical(x, torch.zeros(1, 2, 3)).item() == -math.inf
+    assert likelihoods.categorical(torch.tensor([[3.0, 1.0]]), torch.zeros(1, 2, 3)).item() == -math.inf
+
+
+OBJECTS = {
+    "Bernoulli": (likelihoods.Bernoulli(), 0.3),
+    "Gaussian": (likelihoods.Gaussian(log_var=-1.0), 0.3),
+    "continuous Bernoulli": (likelihoods.ContinuousBernoulli(), -2.5),
+    "flat continuous Bernoulli": (likelihoods.ContinuousBernoulli(), 1e-5),
+    "discretized logistic": (likelihoods.DiscretizedLogistic(), 0.9),
+    "Poisson": (likelihoods.Poisson(), 1.1),
+    "negative binomial": (likelihoods.NegativeBinomial(log_shape=0.4), 1.1),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_samples_are_from_the_likelihood(name: str) -> None:
+    """100,000 draws at one output: their mean is the likelihood's, and their spread that of its log-probabilities."""
+    likelihood, output = OBJECTS[name]
+    outputs = torch.full((100_000, 1), output)
+    with torch.no_grad():
+        x = likelihood.sample(outputs, generator=torch.Generator().manual_seed(0))
+        likelihood.check(x)
+        mean, error = likelihood.mean(outputs[:1]).item(), x.std().item() / 100_000**0.5
+        assert abs(x.mean().item() - mean) < 4 * error + 1e-6
+        log_p = likelihood.log_prob(x, outputs)
+        if name in ("Poisson", "negative binomial", "discretized logistic"):
+            support = torch.arange(1000.0 if "logistic" not in name else 256.0)[:, None]
+            exact = likelihood.log_prob(support, torch.full_like(support, output))
+            entropy = -(exact.exp() * exact.nan_to_num(neginf=0.0)).nansum()
+            assert abs(-log_p.mean() - entropy) < 4 * log_p.std() / 100_000**0.5
+        if "continuous" in name:
+            grid = (torch.arange(100_000, dtype=torch.float32)[:, None] + 0.5) / 100_000
+            density = likelihood.log_prob(grid, torch.full_like(grid, output)).exp()
+            assert density.mean().item() == pytest.approx(1, abs=1e-4)
+            second = (density * grid[:, 0] ** 2).mean()
+            assert abs((x**2).mean() - second) < 4 * (x**2).std() / 100_000**0.5
+        if name == "Gaussian":
+            assert x.std().item() == pytest.approx(math.exp(-0.5), rel=0.02)
+
+
+def test_grey_pixels_in_a_bernoulli_model_give_one_clear_warning() -> None:
+    grey = torch.full((9000, 3), 0.5)
+    with pytest.warns(UserWarning, match="Binarize them by sampling") as told:
+        likelihoods.Bernoulli().check(grey)
+    assert len(told) == 1
+
+
+def test_nan_names_its_row() -> None:
+    x = torch.zeros(9000, 3)
+    x[8123, 1] = math.nan
+    for likelihood in (likelihoods.Bernoulli(), likelihoods.Gaussian(), likelihoods.Poisson()):
+        assert_refused(lambda likelihood=likelihood: likelihood.check(x), "NaN", "row 8123")
+
+
+def test_real_signals_in_a_bernoulli_model_are_told_of_other_likelihoods() -> None:
+    assert_refused(lambda: likelihoods.Bernoulli().check(torch.randn(5, 3)), "[0, 1]", "Gaussian()")

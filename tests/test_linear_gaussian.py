@@ -933,3 +933,52 @@ def test_too_few_samples_steps_or_data_are_refused() -> None:
     assert_refused(lambda: linear_gaussian.em_step(model, empty), "x", (0, D))
     assert_refused(lambda: linear_gaussian.em_step(model, data(num_data=2)), "x", (2, D))
     assert_refused(lambda: linear_gaussian.em(model, empty, 1), "x", (0, D))
+
+
+@pytest.mark.parametrize("log_var", [-10.0, -20.0])
+def test_single_precision_keeps_the_evidence_where_the_noise_is_small(log_var: float) -> None:
+    """C = W W' + Psi loses Psi beside W; the error was 0.17 nats at e^-10, and at e^-20 there was no answer."""
+    weight = randn(6, 2, seed=70)
+    double = linear_gaussian.FactorAnalysis(weight, randn(6, seed=71), torch.full((6,), log_var).double())
+    _, x = linear_gaussian.sample(double, 20, generator=torch.Generator().manual_seed(0))
+    exact = linear_gaussian.log_evidence(double, x)
+    if log_var == -10.0:
+        covariance = weight @ weight.mT + torch.diag(double.log_var.exp())
+        assert_close(exact, torch.distributions.MultivariateNormal(double.bias, covariance).log_prob(x), 1e-7)
+    x32 = x.float()
+    seen = linear_gaussian.log_evidence(double, x32.double())  # of the data as single precision has them
+    single = linear_gaussian.log_evidence(linear_gaussian.FactorAnalysis(*(part.float() for part in double)), x32)
+    assert (single.double() - seen).abs().max() < (0.02 if log_var == -10.0 else 2.0)
+
+
+def test_a_constant_column_is_named() -> None:
+    x = randn(20, 3, seed=72)
+    x[:, 1] = 4.0
+    model = linear_gaussian.FactorAnalysis(randn(3, 1, seed=73), torch.zeros(3).double(), torch.zeros(3).double())
+    assert_refused(lambda: linear_gaussian.em(model, x, 3), "constant", "[1]")
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    x = randn(20, 3, seed=74)
+    for wrong in (math.nan, math.inf):
+        assert_refused(lambda w=wrong: linear_gaussian.ppca(x, 1, log_var=w), "log_var")
+    model = linear_gaussian.ppca(x, 1)
+    for wrong in (-1, 2.5):
+        assert_refused(lambda w=wrong: linear_gaussian.em(model, x, w), "num_steps")
+
+
+@pytest.mark.parametrize("name", ["bias", "log_var"])
+def test_each_of_two_parameters_of_another_length_is_refused(name: str) -> None:
+    """One alone: `and` in place of `or`, or one side of a chained comparison, would let it pass."""
+    model = linear_gaussian.FactorAnalysis(torch.zeros(3, 1), torch.zeros(3), torch.zeros(3))
+    for size in (1, 2, 4):
+        wrong = model._replace(**{name: torch.zeros(size)})
+        assert_refused(lambda w=wrong: linear_gaussian.log_evidence(w, torch.zeros(2, 3)), name, (size,))
+
+
+def test_latents_and_data_that_fit_in_one_axis_only_are_refused() -> None:
+    model = linear_gaussian.FactorAnalysis(torch.zeros(3, 2), torch.zeros(3), torch.zeros(3))
+    for shape in [(4, 5, 1), (4, 6, 2), (2,), (4, 5, 3)]:
+        assert_refused(lambda s=shape: linear_gaussian.log_joint(model, torch.zeros(5, 3), torch.zeros(s)), "z", shape)
+    for shape in [(5, 2), (5,), (5, 3, 1)]:
+        assert_refused(lambda s=shape: linear_gaussian.log_evidence(model, torch.zeros(s)), "x", shape)

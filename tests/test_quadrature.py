@@ -201,3 +201,9 @@ def test_values_that_do_not_belong_to_the_nodes_are_refused() -> None:
             assert_refused(lambda f=function, v=values: f(v, log_weight), name, "log_weight", tuple(values.shape), (4,))
         assert_refused(lambda f=function: f(torch.zeros(4), torch.zeros(4, 1)), name, "log_weight", (4, 1))
         assert_refused(lambda f=function: f(torch.zeros(0), torch.zeros(0)), name, "log_weight", (0,))
+
+
+def test_whole_numbers_are_no_type_for_nodes() -> None:
+    assert_refused(lambda: quadrature.gauss_hermite(3, dtype=torch.int64), "dtype")
+    assert_refused(lambda: quadrature.gaussian_nodes(torch.zeros(2, 1).long(), torch.zeros(2, 1).long(), 3), "dtype")
+    assert_refused(lambda: quadrature.gauss_hermite(2.5), "num_nodes")

@@ -68,7 +68,9 @@ def iwae(log_w: Tensor) -> Tensor:
     tensor([0.6931])
     """
     _checks.samples(log_w=log_w)
-    return log_w.logsumexp(0) - math.log(len(log_w))
+    impossible = (log_w == -math.inf).all(0)  # all weights 0: their logarithm has no slope that is a number
+    log_mean = log_w.masked_fill(impossible, 0.0).logsumexp(0) - math.log(len(log_w))
+    return log_mean.masked_fill(impossible, -math.inf)
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ import math
 import os
 import struct
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -157,6 +158,12 @@ def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Ten
     tensor([0, 1, 0, 1], dtype=torch.uint8)
     """
     _check_grey(images, generator)
+    if images.dtype == torch.uint8 and images.device.type == "cpu" and images.numel() and images.max() == 1:
+        warnings.warn(  # on another device the look would make it wait
+            "images are bytes of which none is above 1: read as levels from 0 to 255 they are almost black. If they are "
+            "zeros and ones already, there is nothing to binarize",
+            stacklevel=2,
+        )
     if images.dtype == torch.uint8:  # r is uniform on 0..254, so P(r < k) = k / 255, without any float
         r = torch.randint(255, images.shape, generator=generator, dtype=torch.uint8, device=images.device)
     else:  # half precision has too few numbers in [0, 1) for r: draw float32 at least

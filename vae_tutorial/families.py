@@ -171,7 +171,7 @@ class MeanField(NamedTuple):
         Args:
             z: latents, (K, B, J).
         """
-        return (z - self.mu) * torch.exp(-0.5 * self.log_var)
+        return (z - self.mu) * gaussian.precision(0.5 * self.log_var)
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterized samples, (K, B, J).

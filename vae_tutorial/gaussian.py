@@ -49,8 +49,30 @@ def log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     -1.8379
     """
     _checks.latent(z=z, mu=mu, log_var=log_var)
-    # exp(-log_var) multiplies: dividing by exp(log_var) would turn an underflow into infinity.
-    return -0.5 * (LOG_2PI + log_var + (z - mu).square() * torch.exp(-log_var)).sum(-1)
+    # The precision multiplies: dividing by exp(log_var) would turn an underflow into infinity.
+    return -0.5 * (LOG_2PI + log_var + (z - mu).square() * precision(log_var)).sum(-1)
+
+
+def precision(log_var: Tensor) -> Tensor:
+    r"""The inverse variance, cut off where it would be no number.
+
+    .. math:: \frac{1}{\sigma^2} = e^{-\log \sigma^2}
+
+    In single precision it would be infinite for log-variances below -88.7, in double precision below -709.7, and the
+    distance 0 times infinity is not a number. Cut off below -88 and -709, the product is 0, as it is in truth.
+
+    Args:
+        log_var: log-variance, any shape.
+
+    Returns:
+        The precision, finite, in the same shape.
+
+    Source: the definition.
+
+    >>> precision(torch.tensor([0.0, -1000.0])) * 0
+    tensor([0., 0.])
+    """
+    return torch.exp((-log_var).clamp(max=math.floor(math.log(torch.finfo(log_var.dtype).max))))
 
 
 def reparameterize(eps: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
@@ -136,7 +158,7 @@ def kl(mu_q: Tensor, log_var_q: Tensor, mu_p: Tensor, log_var_p: Tensor) -> Tens
     _checks.latent(mu_q=mu_q, log_var_q=log_var_q, mu_p=mu_p, log_var_p=log_var_p)
     log_ratio = log_var_q - log_var_p  # log of sigma_q^2 / sigma_p^2
     # expm1 keeps the digits of exp(r) - 1 - r when the two variances are close.
-    return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mu_q - mu_p).square() * torch.exp(-log_var_p)).sum(-1)
+    return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mu_q - mu_p).square() * precision(log_var_p)).sum(-1)
 
 
 def kl_to_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:

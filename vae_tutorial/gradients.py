@@ -63,7 +63,7 @@ def score(z: Tensor, mu: Tensor, log_var: Tensor) -> Gradient:
     """
     _checks.latent(z=z, mu=mu, log_var=log_var)
     difference = z - mu
-    scaled = difference * torch.exp(-log_var)
+    scaled = difference * gaussian.precision(log_var)
     return Gradient(scaled, 0.5 * (difference * scaled - 1))
 
 
@@ -237,7 +237,7 @@ def path_derivative(log_joint: Callable[[Tensor], Tensor], eps: Tensor, mu: Tens
     Gradient(mu=tensor([[[0.]]]), log_var=tensor([[[0.]]]))
     """
     log_var = log_var.detach()
-    slope = _slope(log_joint, gaussian.reparameterize(eps, mu, log_var)) + eps * torch.exp(-0.5 * log_var)
+    slope = _slope(log_joint, gaussian.reparameterize(eps, mu, log_var)) + eps * gaussian.precision(0.5 * log_var)
     return Gradient(slope, 0.5 * torch.exp(0.5 * log_var) * eps * slope)
 
 
@@ -331,6 +331,10 @@ def _slope(log_joint: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 
 def _centred(log_w: Tensor, baseline: Tensor | float) -> Tensor:
     """log w minus a baseline, which must not enlarge it."""
+    if not isinstance(baseline, Tensor | float | int):
+        raise TypeError(
+            f"baseline must be a number or a tensor, got {type(baseline).__name__}: torch.as_tensor makes one"
+        )
     shape = baseline.shape if isinstance(baseline, Tensor) else ()
     sizes = zip(reversed(shape), reversed(log_w.shape), strict=False)
     if len(shape) > log_w.dim() or any(size not in (1, of_log_w) for size, of_log_w in sizes):

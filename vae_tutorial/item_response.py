@@ -14,12 +14,13 @@ Shapes: ``x`` is (B, D) of zeros and ones, ``z`` is (K, B, J) or (B, J), quadrat
 nats.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae_tutorial import gaussian, likelihoods, quadrature
+from vae_tutorial import _checks, gaussian, likelihoods, quadrature
 from vae_tutorial.quadrature import Nodes
 
 
@@ -214,9 +215,9 @@ def fit(
     >>> fit(start, x, quadrature.gauss_hermite(10)).bias.sigmoid()  # weight 0: the share of passes
     tensor([0.7500], dtype=torch.float64)
     """
-    if not weight_precision >= 0 or num_steps < 1:
-        given = f"weight_precision {weight_precision}, num_steps {num_steps}"
-        raise ValueError(f"weight_precision must be at least 0 and num_steps at least 1, got {given}")
+    _checks.whole(num_steps=num_steps)
+    if not 0 <= weight_precision < math.inf:
+        raise ValueError(f"weight_precision must be at least 0 and finite, got {weight_precision}")
     free = ItemResponse(*(parameter.detach().clone().requires_grad_() for parameter in model))
     optimizer = torch.optim.LBFGS(
         free, max_iter=num_steps, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vae_tutorial import _checks
 from vae_tutorial._recipe import keeps_arguments
-from vae_tutorial.gaussian import LOG_2PI
+from vae_tutorial.gaussian import LOG_2PI, precision
 
 NUM_LEVELS = 256  # grey levels 0, ..., 255 of an image of 8 bits
 
@@ -40,7 +40,8 @@ def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
         = \sum_{d=1}^D \big( x_d \ell_d - \log (1 + e^{\ell_d}) \big)
 
     The second form never takes the logarithm of a rounded 0. For a grey x between 0 and 1 the formula still returns a
-    number, but it is not the log-probability of any data: binarize first.
+    number, but it is not the log-probability of any data: binarize first. The values are not looked at here, for speed:
+    :class:`Bernoulli` refuses those outside [0, 1] and warns of grey ones, and so does training.
 
     Args:
         x: data of zeros and ones, (B, \*D), in the logits' floating-point type.
@@ -89,7 +90,7 @@ def gaussian(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     -1.8379
     """
     _checks.data(x, mean=mean, log_var=log_var)
-    squares = (x - mean).square() * torch.exp(-log_var)
+    squares = (x - mean).square() * precision(log_var)
     return _sum_over_data(-0.5 * (LOG_2PI + log_var + squares), x)
 
 
@@ -186,14 +187,22 @@ def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     tensor([-1.3863])
     """
     _checks.data(x, mean=mean, log_scale=log_scale)
+    is_whole = x == x.round() if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool)
     x = x.to(mean.dtype)
-    delta = torch.exp(-log_scale) / (NUM_LEVELS - 1)  # width of a bin in units of the scale
+    delta = precision(log_scale) / (NUM_LEVELS - 1)  # width of a bin in units of the scale
     offset = x - (NUM_LEVELS - 1) * mean
     log_p = torch.where(x < NUM_LEVELS - 1, F.logsigmoid((offset + 0.5) * delta), 0.0)
     log_p = log_p + torch.where(x > 0, F.logsigmoid((0.5 - offset) * delta), 0.0)
-    log_p = log_p + torch.where((x > 0) & (x < NUM_LEVELS - 1), torch.log(-torch.expm1(-delta)), 0.0)
-    is_level = (x == x.round()) & (x >= 0) & (x < NUM_LEVELS)
+    log_p = log_p + torch.where((x > 0) & (x < NUM_LEVELS - 1), _log_one_minus_exp(delta, log_scale), 0.0)
+    is_level = is_whole & (x >= 0) & (x < NUM_LEVELS)
     return _sum_over_data(torch.where(is_level, log_p, -math.inf), x)
+
+
+def _log_one_minus_exp(delta: Tensor, log_scale: Tensor) -> Tensor:
+    """log(1 - e^-delta) for delta = 1 / (255 s); where that underflows for a large scale, its logarithm is known."""
+    tiny = delta < 1e-6
+    log_delta = -log_scale - math.log(NUM_LEVELS - 1)
+    return torch.where(tiny, log_delta - 0.5 * delta, torch.log(-torch.expm1(-torch.where(tiny, 1.0, delta))))
 
 
 def bits_per_dim(log_likelihood: Tensor, num_dims: int) -> Tensor:

@@ -16,12 +16,13 @@ noise variance shared by all coordinates.
 Shapes: ``x`` is (B, D), ``z`` is (K, B, J) or (B, J). The results are in nats.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae_tutorial import gaussian
+from vae_tutorial import _checks, gaussian
 from vae_tutorial.gaussian import LOG_2PI
 
 
@@ -121,9 +122,15 @@ def log_evidence(model: FactorAnalysis, x: Tensor) -> Tensor:
     tensor([-0.9189])
     """
     _check(model, x=x)
-    cholesky = torch.linalg.cholesky(model.weight @ model.weight.mT + model.log_var.exp().diag())
-    white = torch.linalg.solve_triangular(cholesky, (x - model.bias).mT, upper=False)  # (D, B), covariance I
-    return -0.5 * (len(cholesky) * LOG_2PI + white.square().sum(0)) - cholesky.diagonal().log().sum()
+    noise = torch.exp(-0.5 * model.log_var)  # C itself would lose small variances beside large weights
+    num_dims, num_latents = model.weight.shape
+    stacked = torch.cat([model.weight * noise[:, None], torch.eye(num_latents).to(model.weight)])  # (D + J, J)
+    q, r = torch.linalg.qr(stacked)  # log det C = log det Psi + 2 log |det r|
+    white = torch.nn.functional.pad((x - model.bias) * noise, (0, num_latents))  # (B, D + J)
+    for _ in range(2):  # its distance to the columns of q is the quadratic form; once more for the digits
+        white = white - white @ q @ q.mT
+    log_det = 0.5 * model.log_var.sum() + r.diagonal().abs().log().sum()
+    return -0.5 * (num_dims * LOG_2PI + white.square().sum(1)) - log_det
 
 
 def posterior(model: FactorAnalysis, x: Tensor) -> Posterior:
@@ -241,7 +248,7 @@ def em_step(model: FactorAnalysis, x: Tensor) -> FactorAnalysis:
         New parameters, whose mean log-evidence is at least as high.
 
     Raises:
-        ValueError: if the shapes do not fit, or N is not greater than J + 1.
+        ValueError: if the shapes do not fit, N is not greater than J + 1, or a column of x is constant.
 
     Source: Rubin and Thayer (1982); Bishop (2006), section 12.2.4, with b estimated together with W.
 
@@ -252,6 +259,9 @@ def em_step(model: FactorAnalysis, x: Tensor) -> FactorAnalysis:
     mean, covariance = posterior(model, x)
     if len(x) <= mean.shape[1] + 1:
         raise ValueError(f"x must have more than J + 1 = {mean.shape[1] + 1} rows, got shape {tuple(x.shape)}")
+    if (constant := (x == x[0]).all(0)).any():
+        columns = constant.nonzero().flatten().tolist()
+        raise ValueError(f"x is constant in column {columns}: its noise variance would be 0, and the evidence infinite")
     inputs = torch.cat([mean, mean.new_ones(len(x), 1)], 1)  # E[u], (N, J + 1)
     second_moment = inputs.mT @ inputs
     second_moment[:-1, :-1] += len(x) * covariance  # E[z z^T] = m m^T + S; the constant 1 has no variance
@@ -285,8 +295,7 @@ def em(model: FactorAnalysis, x: Tensor, num_steps: int) -> tuple[FactorAnalysis
     >>> em(FactorAnalysis(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1)), x, 4)[1].shape
     torch.Size([5])
     """
-    if num_steps < 0:
-        raise ValueError(f"num_steps must be at least 0, got {num_steps}")
+    _checks.whole(0, num_steps=num_steps)
     evidence = [log_evidence(model, x).mean()]
     for _ in range(num_steps):
         model = em_step(model, x)
@@ -331,6 +340,8 @@ def ppca(x: Tensor, num_latents: int, *, log_var: float | None = None) -> Factor
     if x.dim() != 2 or len(x) == 0:
         raise ValueError(f"x must have shape (N, D) with at least one row, got {tuple(x.shape)}")
     num_dims = x.shape[1]
+    if log_var is not None and not math.isfinite(log_var):
+        raise ValueError(f"log_var must be finite, got {log_var}")
     if not 1 <= num_latents < num_dims + (log_var is not None):
         raise ValueError(
             f"num_latents must be from 1 to D - 1, or D with a given log_var: {num_latents}, D = {num_dims}"

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_tutorial import gaussian
+from vae_tutorial import _checks, gaussian
 
 MAX_NODES = 300  # along one axis: beyond, the weights of the outermost nodes leave the range of a float64
 MAX_POINTS = 10_000_000  # in the whole grid
@@ -64,6 +64,9 @@ def gauss_hermite(num_nodes: int, num_latents: int = 1, *, dtype: torch.dtype = 
             f"num_nodes must be 1 to {MAX_NODES}, num_latents at least 1, and their grid at most {MAX_POINTS} points: "
             f"got num_nodes {num_nodes}, num_latents {num_latents}"
         )
+    _checks.whole(num_nodes=num_nodes, num_latents=num_latents)
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}: nodes and weights are no whole numbers")
     axis, weight = np.polynomial.hermite_e.hermegauss(num_nodes)  # for the weight function exp(-x^2 / 2)
     log_weight = np.log(weight) - 0.5 * gaussian.LOG_2PI
     grid = [torch.cartesian_prod(*[torch.from_numpy(a)] * num_latents) for a in (axis, log_weight)]
