@@ -177,10 +177,7 @@ def _regress(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Ten
         return (one * other).sum(0) / (one.square().sum(0) + 1e-300)
 
     shared = along(first, second)
-    own = second - shared * first
-    again = along(first, own)  # once more: what rounding left of ``first`` in it
-    own, shared = own - again * first, shared + again
-    of_second = along(own, target)
+    of_second = along(second - shared * first, target)
     of_first = along(first, target) - shared * of_second
     return of_first, of_second, _relative(target - of_first * first - of_second * second, target)
 
