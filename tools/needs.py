@@ -64,8 +64,6 @@ def sentence(function: FunctionType) -> str:
             others.append(name)
     if not modules and not others:
         return "Needs: torch alone."
-    parts = [", ".join(f"``{name}``" for name in others)] if others else []
-    parts += (
-        [", ".join(f":mod:`{m}`" if m.startswith("vae_tutorial.") else f"``{m}``" for m in modules)] if modules else []
-    )
-    return f"Needs: {'; '.join(parts)}."
+    linked = [f":mod:`{m}`" if re.match(r"vae_tutorial\.[a-z]", m) else f"``{m}``" for m in modules]
+    parts = [", ".join(f"``{name}``" for name in others), ", ".join(linked)]
+    return f"Needs: {'; '.join(filter(None, parts))}."
