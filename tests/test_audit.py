@@ -333,7 +333,9 @@ ZOO: dict[str, Case] = {
         lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(m**2 + s**2 - torch.log(1e-8 + s**2) - 1), LIMITED
     ),
     "thresholded targets": Case(lambda x, y, m, s: bce(y, (x > 0.5).to(y)) + kl(m, s), LIMITED, 1, ("grey",)),
-    "output clamped to (0, 1)": Case(lambda x, y, m, s: 0.5 * mse(y.clamp(0, 1), x) + kl(m, s), LIMITED, 1),
+    "output clamped to (0, 1)": Case(
+        lambda x, y, m, s: 0.5 * mse(y.clamp(0, 1), x) + kl(m, s), LIMITED, 1, ("outside (0, 1) the decoder's output",)
+    ),
     # --- wrong ---
     "KL subtracted": Case(lambda x, y, m, s: bce(y, x) - kl(m, s), WRONG, None, ("sign",)),
     "minus forgotten": Case(lambda x, y, m, s: bce(y, x) + 0.5 * torch.sum(1 + s - m**2 - s.exp()), WRONG, None, ("sign",)),
@@ -673,6 +675,11 @@ def test_another_prior_comes_with_its_own_constant(mean, sd):
     gaussian = run(lambda x, y, m, s: (2 * (x - y) ** 2 + 0.5 * math.log(2 * math.pi / 4)).sum() + prior(m, s))
     assert gaussian.noise_variance == pytest.approx(0.25), str(gaussian)
     assert gaussian.beta == pytest.approx(1), str(gaussian)
+
+
+def test_a_clamped_output_is_not_called_a_clamped_target():
+    report = run(lambda x, y, m, s: 0.5 * mse(y.clamp(0, 1), x) + kl(m, s))
+    assert "targets outside" not in str(report), str(report)
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])

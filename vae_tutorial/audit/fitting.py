@@ -339,6 +339,7 @@ def sweep(setting: Setting, model: Model, domain: Domain) -> float:
 def changes_targets(setting: Setting, model: Model, domain: Domain) -> bool:
     """Whether a likelihood of wide targets treats those outside (0, 1) differently; refusing them is no fault."""
     low, high = model.pixels.likelihood.targets
+    wide = model.pixels.likelihood.output in ("the mean", "the median") and not model.pixels.narrowed
     if high == 1 or not domain.grey:
         return False
     dice, probes = Dice(47), []
@@ -346,7 +347,7 @@ def changes_targets(setting: Setting, model: Model, domain: Domain) -> bool:
         x = 10 ** dice.uniform(setting.x_shape, -1, 7)
         x = x * dice.sign(x.shape) if low < 0 else x
         y = dice.uniform(setting.x_shape, 0.1, 0.9)
-        y = x * 1.7 * y if model.pixels.likelihood.output in ("the mean", "the median") else y  # also between 0 and x
+        y = x * 1.7 * y if wide else y  # also between 0 and x
         probes.append(measure(setting, anchor(setting, dice, x)._replace(y=y)))
     return any(not probe.refusal and model.disagreement(probe)[0] > FAR for probe in probes)
 
