@@ -11,6 +11,7 @@ Without ``ax`` a function makes a new figure, wide enough for a page and legible
 The rooms: ``curves``, ``evidence``, ``plane`` (two latent dimensions), ``images``, ``networks``.
 """
 
+from vae_tutorial.figures._style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, STYLES
 from vae_tutorial.figures.curves import (
     plot_agreement,
     plot_courses,
@@ -43,6 +44,13 @@ from vae_tutorial.figures.plane import (
 )
 
 __all__ = [
+    "BLACK",
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PURPLE",
+    "STYLES",
     "plot_agreement",
     "plot_autoencoder",
     "plot_bound",
