@@ -529,7 +529,8 @@ def test_waiting_threads_sleep_unless_the_reader_says_otherwise(given, expected)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_WAIT_POLICY": given} if given else {}
     asked = "import os; print(os.environ['OMP_WAIT_POLICY'])"
-    book = "import book_extension, types; app = types.SimpleNamespace(connect=lambda *a, **k: 0, setup_extension=print); book_extension.setup(app)"
+    app = "types.SimpleNamespace(connect=lambda *a, **k: 0, setup_extension=print)"
+    book = f"import book_extension, types; book_extension.setup({app})"
     for command in (
         ["make", "-f", "-", "-s", "shown"],
         [sys.executable, "-c", f"import conftest; {asked}"],
