@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -745,3 +746,12 @@ def test_binarize_on_cuda() -> None:
 def test_bytes_that_are_zeros_and_ones_already_are_warned_of() -> None:
     with pytest.warns(UserWarning, match="zeros and ones already"):
         data.binarize(torch.tensor([0, 1, 1, 0], dtype=torch.uint8))
+
+
+def test_levels_are_not_warned_of_and_a_device_is_not_made_to_wait() -> None:
+    """The tensors on "meta" hold no values: whoever looks at one gets an error."""
+    binary = torch.tensor([0, 1, 1, 0], dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images in (0 * binary, 2 * binary, 255 * binary, binary.float(), binary[:0], binary.to("meta")):
+            data.binarize(images)

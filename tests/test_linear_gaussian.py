@@ -982,3 +982,30 @@ def test_latents_and_data_that_fit_in_one_axis_only_are_refused() -> None:
         assert_refused(lambda s=shape: linear_gaussian.log_joint(model, torch.zeros(5, 3), torch.zeros(s)), "z", shape)
     for shape in [(5, 2), (5,), (5, 3, 1)]:
         assert_refused(lambda s=shape: linear_gaussian.log_evidence(model, torch.zeros(s)), "x", shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float32])
+def test_data_of_a_narrower_type_are_read_in_the_models(dtype: torch.dtype) -> None:
+    model, x = factor_analysis(1), (10 + 3 * data(num_data=30)).round().to(dtype)
+    z = torch.zeros(30, 1, dtype=torch.float64)
+    for function, rest in (
+        (linear_gaussian.log_evidence, ()),
+        (linear_gaussian.log_joint, (z,)),
+        (linear_gaussian.elbo, (z, z)),
+        (linear_gaussian.kl_to_posterior, (z, z)),
+    ):
+        assert_close(function(model, x, *rest), function(model, x.double(), *rest))
+    steps = linear_gaussian.em_step(model, x), linear_gaussian.em_step(model, x.double())
+    for given, expected in zip(*steps, strict=True):
+        assert_close(given, expected)
+
+
+def test_types_that_would_lose_digits_or_have_no_eigenvalues_are_refused() -> None:
+    model, x, z = factor_analysis(1), data(), torch.zeros(B, 1)
+    single = FactorAnalysis(*(tensor.float() for tensor in model))
+    both = "torch.float64", "torch.float32", "convert"
+    assert_refused(lambda: linear_gaussian.log_evidence(single, x), "x", *both)
+    assert_refused(lambda: linear_gaussian.log_joint(model, x, z), "z", *both)
+    assert_refused(lambda: linear_gaussian.elbo(model, x, z, z), "mu", *both)
+    for dtype in (torch.uint8, torch.int64, torch.float16):
+        assert_refused(lambda d=dtype: linear_gaussian.ppca(MARKS.to(d), 1), "x", str(dtype), "convert")

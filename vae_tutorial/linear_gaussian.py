@@ -257,6 +257,7 @@ def em_step(model: FactorAnalysis, x: Tensor) -> FactorAnalysis:
     tensor([3.])
     """
     mean, covariance = posterior(model, x)
+    x = x.to(model.weight.dtype)
     if len(x) <= mean.shape[1] + 1:
         raise ValueError(f"x must have more than J + 1 = {mean.shape[1] + 1} rows, got shape {tuple(x.shape)}")
     if (constant := (x == x[0]).all(0)).any():
@@ -327,8 +328,8 @@ def ppca(x: Tensor, num_latents: int, *, log_var: float | None = None) -> Factor
         positive, and the log-variance D times, (D,).
 
     Raises:
-        ValueError: if x is not (N, D), J is out of range, or the data lie in J dimensions, where the evidence has no
-            maximum.
+        ValueError: if x is not (N, D) of single or double precision, J is out of range, a given log-variance is not finite,
+            or the data lie in J dimensions, where the evidence has no maximum.
 
     Source: Tipping and Bishop (1999), equations (7) and (8) and appendix A.
 
@@ -339,6 +340,8 @@ def ppca(x: Tensor, num_latents: int, *, log_var: float | None = None) -> Factor
     """
     if x.dim() != 2 or len(x) == 0:
         raise ValueError(f"x must have shape (N, D) with at least one row, got {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be of torch.float32 or torch.float64, got {x.dtype}: convert it, x.double()")
     num_dims = x.shape[1]
     if log_var is not None and not math.isfinite(log_var):
         raise ValueError(f"log_var must be finite, got {log_var}")
@@ -395,3 +398,7 @@ def _check(
         raise ValueError(
             f"shapes do not fit: {listing}; expected weight (D, J), bias (D,), log_var (D,), x (B, D), z (..., B, J)"
         )
+    dtype = model.weight.dtype  # x may be of a narrower type, such as bytes: nothing is lost
+    for name, tensor in {"x": x, "z": z, "mu": mu}.items():
+        if tensor is not None and dtype != (torch.promote_types(tensor.dtype, dtype) if name == "x" else tensor.dtype):
+            raise ValueError(f"{name} is of {tensor.dtype} and the model of {dtype}: convert it, {name}.to({dtype})")
