@@ -1,5 +1,6 @@
 """annealing: chains in both directions against models whose evidence and posterior are known."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -412,3 +413,17 @@ def test_the_evidence_of_a_mixture_prior_lies_between_the_chains(family: str) ->
     chosen = torch.stack([w.softmax(0).multinomial(400, replacement=True, generator=noise(4)) for w in log_w.T], 1)
     upper = annealing.reverse_ais(vae, x, many[chosen], generator=noise(5), **path).log_w
     assert_mean_is_one((log_evidence - upper).exp(), detects=0.4)
+
+
+def test_the_smallest_numbers_that_are_allowed_are_enough_and_the_defaults_are_documented() -> None:
+    vae, x = linear_vae(exact=False), data(2)[0]
+    path = {"start": prior(2, 2), "betas": annealing.temperatures(3)}
+    step_size = annealing.tune_step_size(vae, x, num_chains=1, num_rounds=1, num_leapfrog=1, **path)
+    result = annealing.ais(vae, x, num_chains=1, num_leapfrog=1, step_size=step_size, **path)
+    assert result.log_w.shape == (1, 2)
+    z = torch.zeros(1, 2, 2)
+    assert annealing.reverse_ais(vae, x, z, num_leapfrog=1, step_size=step_size, **path).log_w.shape == (1, 2)
+    for function in (annealing.ais, annealing.reverse_ais, annealing.tune_step_size, annealing.path):
+        assert inspect.signature(function).parameters["num_leapfrog"].default == 10
+    tuned = inspect.signature(annealing.tune_step_size).parameters
+    assert (tuned["num_chains"].default, tuned["num_rounds"].default, tuned["target"].default) == (10, 2, 0.8)

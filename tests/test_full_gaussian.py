@@ -339,3 +339,9 @@ def test_kl_refuses_shapes_that_do_not_fit() -> None:
         shapes = [tuple(tensor.shape) for tensor in arguments]
         names = ("mu_q", "mu_p", "scale_tril_q", "scale_tril_p")
         assert_refused(lambda a=arguments: full_gaussian.kl(*a), *names, *shapes)
+
+
+def test_one_sample_is_drawn_on_the_means_device() -> None:
+    z = full_gaussian.sample(torch.zeros(3, 2, device="meta"), torch.eye(2, device="meta"), 1)
+    assert z.shape == (1, 3, 2)
+    assert z.device.type == "meta"

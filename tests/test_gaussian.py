@@ -469,3 +469,11 @@ def test_the_precision_is_the_inverse_variance_and_finite() -> None:
         log_var = torch.linspace(-80, 80, 33, dtype=dtype)
         assert torch.equal(gaussian.precision(log_var), torch.exp(-log_var))
         assert gaussian.precision(torch.tensor([-1e4, 1e4], dtype=dtype)).isfinite().all()
+
+
+def test_one_sample_is_drawn_on_the_means_device() -> None:
+    """On "meta", where tensors hold no values: noise from another device could not be added."""
+    mu, log_var = torch.zeros(3, 2, device="meta"), torch.zeros(3, 2, device="meta")
+    z = gaussian.sample(mu, log_var, 1)
+    assert z.shape == (1, 3, 2)
+    assert z.device.type == "meta"

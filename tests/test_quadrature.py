@@ -207,3 +207,12 @@ def test_whole_numbers_are_no_type_for_nodes() -> None:
     assert_refused(lambda: quadrature.gauss_hermite(3, dtype=torch.int64), "dtype")
     assert_refused(lambda: quadrature.gaussian_nodes(torch.zeros(2, 1).long(), torch.zeros(2, 1).long(), 3), "dtype")
     assert_refused(lambda: quadrature.gauss_hermite(2.5), "num_nodes")
+
+
+def test_the_grid_may_have_as_many_points_as_the_docstring_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit itself passes, one more does not; tried with a small one in place of ten million."""
+    assert quadrature.MAX_POINTS == 10_000_000
+    monkeypatch.setattr(quadrature, "MAX_POINTS", 9)
+    assert len(quadrature.gauss_hermite(3, 2).z) == 9
+    monkeypatch.setattr(quadrature, "MAX_POINTS", 8)
+    assert_refused(lambda: quadrature.gauss_hermite(3, 2), "num_nodes", "8")
