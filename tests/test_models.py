@@ -9,8 +9,8 @@ import torch
 from oracles import assert_close, assert_finite_gradients, assert_refused, randn
 from torch import Tensor, distributions, nn
 
+from vae_tutorial import aggregated, annealing, families, linear_gaussian, objectives, records, training
 from vae_tutorial import data as data_module
-from vae_tutorial import families, linear_gaussian, objectives, records, training
 from vae_tutorial.families import FullRank, MeanField
 from vae_tutorial.likelihoods import (
     Bernoulli,
@@ -963,6 +963,10 @@ def test_the_parts_combine(likelihood: str, prior: str, family: type, dtype: tor
     again = records.build(records.describe(vae)).to(dtype)
     again.load_state_dict(vae.state_dict())
     assert torch.equal(again.log_weights(x, K, eps=eps), vae.log_weights(x, K, eps=eps))
+    path = {"start": q, "betas": annealing.temperatures(3), "step_size": 0.1, "num_leapfrog": 1}
+    assert annealing.ais(vae, x, num_chains=2, generator=noise(3), **path).log_w.isfinite().all()
+    terms = aggregated.terms(q, z, prior=vae.prior)
+    assert (terms.mean_kl - terms.mutual_information - terms.marginal_kl).abs() < 4 * terms.marginal_kl_error + 1
     before = vae.elbo(x, eps=eps).mean().item()
     optimizer = torch.optim.Adam(vae.parameters(), 0.02)
     for _ in range(15):
