@@ -625,3 +625,11 @@ def test_nan_names_its_row() -> None:
 
 def test_real_signals_in_a_bernoulli_model_are_told_of_other_likelihoods() -> None:
     assert_refused(lambda: likelihoods.Bernoulli().check(torch.randn(5, 3)), "[0, 1]", "Gaussian()")
+
+
+@pytest.mark.parametrize("output", [-0.5, 0.0, 0.3, 0.95, 1.2])
+def test_the_mean_grey_level_is_the_sum_over_all_256(output: float) -> None:
+    likelihood = likelihoods.DiscretizedLogistic().double()
+    levels, outputs = torch.arange(256.0).double()[:, None], torch.full((256, 1), output).double()
+    exact = (likelihood.log_prob(levels, outputs).exp() * levels[:, 0]).sum()
+    assert_close(likelihood.mean(outputs[0, 0]).detach(), exact.detach(), 1e-12)
