@@ -63,9 +63,8 @@ calls that differ from those it made. How your code samples z is not part of the
 of their own (discretized logistic, Student's t), reconstructions that couple pixels (categorical, multinomial, perceptual),
 decoders that return more than one number for each pixel, losses that draw the latents and run the decoder themselves.
 
-Its rooms: :mod:`~vae_tutorial.audit.candidates` (what a loss may be made of), :mod:`~vae_tutorial.audit.probing` (calling
-it), :mod:`~vae_tutorial.audit.fitting` (what explains the answers, and how far), :mod:`~vae_tutorial.audit.judging` (the
-verdict), :mod:`~vae_tutorial.audit.reporting` (the words).
+Its rooms: ``candidates`` (what a loss may be made of), ``probing`` (calling it), ``fitting`` (what explains the answers,
+and how far), ``judging`` (the verdict), ``reporting`` (the words).
 
 Shapes: x and y are (B, \*D), mu and the second output are (B, J).
 """
