@@ -23,6 +23,7 @@ REFERENCES = parse_file(str(BOOK / "references.bib"))
 CHECKED = "nbval-check-output"
 GPU = {"gpu", "skip-execution", "nbval-skip"}  # both builders skip such a cell and show what was recorded
 SHOWN = {f"{what}-{part}" for what in ("hide", "remove") for part in ("input", "output", "cell")}
+FOLDED = {"hide-input", "hide-cell", "remove-input"}  # a reader sees what the cell made, and its code on demand
 PATH = re.compile(r"(?<![\w.~/:<-])/(?:home|root|Users|tmp|var|mnt|private|content)/|[A-Z]:\\\\?\w|ipykernel_\d|~/\w")
 DRAWS = re.compile(r"\bplt\.\w+\(|\bplot_\w+\(|\.render\(")
 
@@ -137,7 +138,8 @@ def has_plain_python(nb):
 def has_short_cells(nb):
     lines = [(cell, [line for line in cell.source.splitlines() if line.strip(" \t)]}")]) for cell in code(nb)]
     sizes = [(cell, sum(not line.lstrip().startswith("#") for line in of)) for cell, of in lines]
-    return [f"{name(cell)}: {size} lines of code" for cell, size in sizes if size > 12]
+    limits = [(cell, size, 20 if FOLDED & tags(cell) else 12) for cell, size in sizes]
+    return [f"{name(cell)}: {size} lines of code" for cell, size, limit in limits if size > limit]
 
 
 def leaves_definitions_to_the_package(nb):
@@ -168,7 +170,7 @@ def directives(kind, text):
 def has_exercises_with_solutions(nb):
     exercises = [label for _, label in directives("exercise", prose(nb))]
     solutions = [argument for argument, _ in directives("solution", prose(nb))]
-    problems = [f"{len(exercises)} exercises, where three to six are due"] * (not 3 <= len(exercises) <= 6)
+    problems = [f"{len(exercises)} exercises, where three to eight are due"] * (not 3 <= len(exercises) <= 8)
     problems += ["an exercise has no label"] * ("" in exercises)
     problems += [f"{label}: {solutions.count(label)} solutions" for label in exercises if solutions.count(label) != 1]
     return problems + [f"{label}: a solution to nothing" for label in set(solutions) - set(exercises)]
@@ -193,12 +195,63 @@ def describes_its_figures(nb):
 
 def has_the_sections_of_a_chapter(nb):
     headings = "\n".join(re.findall(r"^#+ .*$", prose(nb), re.M)).lower()
-    due = {"able to": "what the reader will be able to do", "mistake": "common mistakes", "exercise": "exercises"}
-    due["read next"] = "what to read next"
+    due = {"mistake": "common mistakes", "exercise": "exercises", "read next": "what to read next"}
+    due["remember"] = "what to remember"
     problems = [f"no section on {what}" for word, what in due.items() if word not in headings]
+    problems += ["does not say what the reader will be able to do"] * ("able to" not in prose(nb))
     problems += ["does not begin with its title"] * (not nb.cells[0].source.startswith("# "))
     numbered = re.search(r"^\$\$ *\([\w:-]+\)|\{math\}[^\n]*\n:label:|\\label\{", prose(nb), re.M)
     return problems + ["no numbered equation"] * (numbered is None)
+
+
+def has_its_two_boxes(nb):
+    """At the top the idea, one equation and the minutes; at the end what to remember. Exercises of each difficulty."""
+    opening = re.search(r"^:class: in-short$(.*?)^:::$", nb.cells[0].source, re.M | re.S)
+    due = {"**Time**": "minutes", "**Before**": "what to read before", "**Skip**": "what to skip", "$$": "equation"}
+    problems = [f"the box at the top has no {what}" for mark, what in due.items() if mark not in (opening or [""])[0]]
+    closing = re.search(r"^:class: remember$(.*?)^:::$", prose(nb), re.M | re.S)
+    lines = re.findall(r"^- ", closing[1], re.M) if closing else []
+    problems += [f"{len(lines)} lines to remember, where five are due"] * (len(lines) != 5)
+    stars = re.findall(r"^[`:]{3,}\{exercise\}[ \t]*(★{1,3}) ", prose(nb), re.M)
+    problems += ["an exercise has no mark of difficulty"] * (len(stars) != len(directives("exercise", prose(nb))))
+    return problems + [f"no exercise is marked {mark}" for mark in ("★", "★★", "★★★") if mark not in stars]
+
+
+ASIDE = re.compile(r"^(`{3,}|:{3,})\{(?:dropdown|solution|prf:proof)\}.*?^\1[ \t]*$", re.M | re.S)
+
+
+def main_line(nb):
+    """The cells that a first reading needs, what is folded in the text left out."""
+    cells = []
+    for cell in nb.cells:
+        text = cell.source if cell.cell_type == "code" else ASIDE.sub("", cell.source)
+        end = re.search(r"^## (Fine print|Exercises|What to read next)", text, re.M)
+        cells.append((cell, text[: end.start()] if end else text))
+        if end and cell.cell_type == "markdown":
+            break
+    return cells
+
+
+def minutes(nb):
+    """About what the main line takes: 130 words a minute, equations among them, and half a minute for a cell of code."""
+    words = sum(len(text.split()) for cell, text in main_line(nb) if cell.cell_type == "markdown")
+    return words / 130 + sum(cell.cell_type == "code" and not FOLDED & tags(cell) for cell, _ in main_line(nb)) / 2
+
+
+def has_a_short_main_line(nb):
+    """45 minutes at most, as the box at the top says; a picture early; between two cells of code a word."""
+    line, words = main_line(nb), 0
+    problems = [f"the main line takes {minutes(nb):.0f} minutes"] * (minutes(nb) > 47)
+    said = re.search(r"\*\*Time\*\* (\d+) minutes", nb.cells[0].source)
+    problems += ["the minutes at the top are not those of the text"] * (not said or abs(int(said[1]) - minutes(nb)) > 7)
+    for cell, text in line:
+        if "mystnb" in cell.metadata:
+            break
+        words += len(text.split()) if cell.cell_type == "markdown" else 0
+    problems += [f"{words} words before the first picture"] * (words > 650)
+    pairs = zip(nb.cells, nb.cells[1:], strict=False)
+    stacked = [second for first, second in pairs if first.cell_type == second.cell_type == "code"]
+    return problems + [f"{name(cell)}: no word before it" for cell in stacked]
 
 
 GUARDS = [
@@ -219,12 +272,17 @@ GUARDS = [
     cites_what_exists,
     describes_its_figures,
     has_the_sections_of_a_chapter,
+    has_its_two_boxes,
+    has_a_short_main_line,
 ]
+TEACHING = {has_the_sections_of_a_chapter, has_its_two_boxes, has_a_short_main_line}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
 def test_a_chapter(guard, path):
+    if guard in TEACHING and ":class: in-short" not in prose(nbformat.read(path, as_version=4)):
+        pytest.skip("not edited anew")
     assert guard(nbformat.read(path, as_version=4)) == []
 
 
@@ -241,26 +299,49 @@ GPU_OUTPUT = "bound -240.1\nNVIDIA A100, torch 2.13.0, 2024-05-01\n"
 FIGURE = {"image": {"alt": "A line that rises from the origin to one."}, "figure": {"caption": "A line.", "name": "f"}}
 
 
+OPENING = """# A chapter
+
+:::{admonition} In short
+:class: in-short
+The idea.
+
+$$ a = b $$
+
+**Time** 5 minutes · **Before** nothing · **Skip** nothing
+:::
+
+You will be able to do it.
+
+$$
+a = b
+$$ (a-b)
+
+See {cite:t}`key`."""
+REMEMBER = ":::{admonition} What to remember\n:class: remember\n" + 5 * "- a line\n" + ":::"
+
+
 def good():
     """A small notebook that satisfies every guard."""
-    cells = [
-        new_markdown_cell("# A chapter\n\n## What you will be able to do\n\n$$\na = b\n$$ (a-b)\n\nSee {cite:t}`key`.")
-    ]
+    cells = [new_markdown_cell(OPENING)]
     key = next(iter(REFERENCES.entries))
     cells[0].source = cells[0].source.replace("key", key)
     for count in range(1, 5):
         output = new_output("stream", name="stdout", text="2.718\n")
-        cells.append(
-            new_code_cell("print(2.718)", execution_count=count, outputs=[output], metadata={"tags": [CHECKED]})
-        )
-    cells.append(
-        new_code_cell("_ = plt.plot(x)\nplt.show()", execution_count=5, metadata={"mystnb": copy.deepcopy(FIGURE)})
-    )
+        checked = {"tags": [CHECKED]}
+        cells += [new_code_cell("print(2.718)", execution_count=count, outputs=[output], metadata=checked)]
+        cells += [new_markdown_cell("A word.")]
+    drawn = {"mystnb": copy.deepcopy(FIGURE)}
+    cells += [new_code_cell("_ = plt.plot(x)\nplt.show()", execution_count=5, metadata=drawn)]
+    cells += [new_markdown_cell("A word.")]
     output = new_output("stream", name="stdout", text=GPU_OUTPUT)
     cells.append(new_code_cell("fit()", execution_count=6, outputs=[output], metadata={"tags": sorted(GPU)}))
-    cells.append(new_markdown_cell("## Common mistakes\n\n## Exercises\n\n## What to read next"))
-    for label in "abc":
-        cells.append(new_markdown_cell(f"```{{exercise}} A title\n:label: {label}\n\nProve it.\n```"))
+    cells.append(
+        new_markdown_cell(
+            f"## Common mistakes\n\n## What to remember\n\n{REMEMBER}\n\n## Exercises\n\n## What to read next"
+        )
+    )
+    for label, stars in {"a": "★", "b": "★★", "c": "★★★"}.items():
+        cells.append(new_markdown_cell(f"```{{exercise}} {stars} A title\n:label: {label}\n\nProve it.\n```"))
         cells.append(new_markdown_cell(f"```{{solution-start}} {label}\n:class: dropdown\n```\n\nDone."))
         cells.append(new_markdown_cell("```{solution-end}\n```"))
     metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -293,7 +374,7 @@ def replaced(old, new):
 
 def shown(part, **keys):
     def change(nb):
-        nb.cells[5].metadata["mystnb"][part].update(keys)
+        nb.cells[9].metadata["mystnb"][part].update(keys)
 
     return change
 
@@ -301,16 +382,16 @@ def shown(part, **keys):
 PICTURE = new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "2"})
 BREAKS = {
     is_executed_in_order: [
-        lambda nb: nb.cells[2].update(execution_count=7),
-        lambda nb: nb.cells[6].update(execution_count=None),
-        lambda nb: nb.cells.pop(2),
+        lambda nb: nb.cells[3].update(execution_count=7),
+        lambda nb: nb.cells[11].update(execution_count=None),
+        lambda nb: nb.cells.pop(3),
         source(" "),
     ],
     stores_text_only: [stores(PICTURE)],
     raises_and_warns_nowhere: [
         stores(new_output("error", ename="ValueError", evalue="", traceback=[])),
         lambda nb: nb.cells[1].outputs[0].update(name="stderr"),
-        lambda nb: nb.cells[6].outputs[0].update(name="stderr"),
+        lambda nb: nb.cells[11].outputs[0].update(name="stderr"),
     ],
     prints_no_leftover_repr: [
         prints("<Figure size 640x480 with 1 Axes>"),
@@ -333,11 +414,11 @@ BREAKS = {
     has_known_tags: [tagged("nbval-check-outputs"), tagged("raises-exception"), tagged("hidden", cell=0)],
     says_where_gpu_cells_ran: [
         tagged("gpu"),
-        tagged("gpu", "skip-execution", cell=6),
+        tagged("gpu", "skip-execution", cell=11),
         tagged("nbval-skip", cell=1),
-        tagged(*GPU, CHECKED, cell=6),
-        prints("bound -240.1", cell=6),
-        lambda nb: nb.cells[6].update(outputs=[]),
+        tagged(*GPU, CHECKED, cell=11),
+        prints("bound -240.1", cell=11),
+        lambda nb: nb.cells[11].update(outputs=[]),
     ],
     has_four_checked_cells: [tagged(), lambda nb: nb.cells[1].update(outputs=[]), prints("\n")],
     checks_what_every_machine_prints: [prints("error 2.84e-14"), prints("bound -240.12345")],
@@ -362,7 +443,7 @@ BREAKS = {
         shown("figure", caption=FIGURE["image"]["alt"]),
         shown("figure", caption=" "),
         shown("figure", name=""),
-        lambda nb: nb.cells[5].metadata.pop("mystnb"),
+        lambda nb: nb.cells[9].metadata.pop("mystnb"),
         source("figures.plot_curve(x)"),
     ],
     has_the_sections_of_a_chapter: [
@@ -370,6 +451,22 @@ BREAKS = {
         replaced("# A chapter", "A chapter"),
         replaced(" (a-b)", ""),
         replaced("read next", "do"),
+        replaced("## What to remember", ""),
+        replaced("able to", "asked to"),
+    ],
+    has_its_two_boxes: [
+        replaced(":class: in-short", ":class: note"),
+        *(replaced(mark, "") for mark in ("**Time**", "**Before**", "**Skip**", "$$ a = b $$")),
+        replaced(REMEMBER, REMEMBER.replace("- a line\n", "", 1)),
+        replaced("{exercise} ★★ ", "{exercise} "),
+        replaced("{exercise} ★★ ", "{exercise} ★ "),
+    ],
+    has_a_short_main_line: [
+        replaced("The idea.", "word " * 6000),
+        replaced("A word.", "word " * 200),
+        replaced("**Time** 5", "**Time** 30"),
+        replaced("**Time** 5 minutes", "**Time** short"),
+        lambda nb: nb.cells.pop(2),
     ],
 }
 
