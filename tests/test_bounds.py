@@ -196,3 +196,60 @@ def test_where_every_weight_is_zero_the_bound_is_minus_infinity_without_a_slope_
     assert gradient.tolist() == [[0.0, 1.0], [0.0, 0.0]]
     (gradient,) = torch.autograd.grad(bound.sum(), log_w)
     assert not gradient.isnan().any()
+
+
+# the tail of the weights
+
+
+def generalized_pareto(shape: float, *, num_samples: int, num_sets: int, seed: int) -> torch.Tensor:
+    """Samples by the inverse of the distribution function, 1 - (1 + k y)^(-1/k)."""
+    u = torch.rand(num_samples, num_sets, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return ((1 - u) ** -shape - 1) / shape
+
+
+@pytest.mark.parametrize("shape", [-0.3, 0.2, 0.5, 0.7, 1.0, 1.5])
+def test_pareto_k_finds_the_shape_of_a_pareto_tail(shape: float) -> None:
+    found = bounds.pareto_k(generalized_pareto(shape, num_samples=20_000, num_sets=100, seed=0).log())
+    bias = 10 / (3 * math.sqrt(20_000) + 10) * (0.5 - shape)  # the pull towards 1/2, which small samples need
+    assert abs(found.mean().item() - shape - bias) < 0.03
+    assert found.std().item() < 0.15
+
+
+def test_pareto_k_is_the_fit_typed_out() -> None:
+    log_w = 2 * randn(400, 3, seed=3)
+    for column, found in zip(log_w.T, bounds.pareto_k(log_w).tolist(), strict=True):
+        weights = sorted(math.exp(value) for value in column.tolist())
+        num = math.ceil(min(400 / 5, 3 * math.sqrt(400)))
+        y = [value - weights[-num - 1] for value in weights[-num:]]
+        size = 30 + int(math.sqrt(num))
+        grid = [
+            1 / y[-1] + (1 - math.sqrt(size / (j - 0.5))) / (3 * y[int(num / 4 + 0.5) - 1]) for j in range(1, size + 1)
+        ]
+        shapes = [sum(math.log1p(-theta * value) for value in y) / num for theta in grid]
+        profile = [num * (math.log(-theta / k) - k - 1) for theta, k in zip(grid, shapes, strict=True)]
+        parts = [1 / sum(math.exp(other - own) for other in profile) for own in profile]
+        theta = sum(part * value for part, value in zip(parts, grid, strict=True))
+        fit = sum(math.log1p(-theta * value) for value in y) / num
+        assert found == pytest.approx((num * fit + 5) / (num + 10), abs=1e-9)
+
+
+def test_pareto_k_of_a_gaussian_that_is_too_narrow_tends_to_the_lost_variance() -> None:
+    """p = N(0, 1), q = N(0, s^2): log w = (1 - s^2) eps^2 / 2 + c, whose weights have a tail of shape 1 - s^2."""
+    eps = randn(100_000, 20, seed=4)
+    for variance in (0.36, 0.64, 0.81):
+        found = bounds.pareto_k(0.5 * (1 - variance) * eps.square()).mean().item()
+        assert abs(found - (1 - variance)) < 0.06
+
+
+def test_pareto_k_ignores_a_constant_and_says_when_all_weights_are_equal() -> None:
+    log_w = randn(100, 4, seed=5)
+    assert (bounds.pareto_k(log_w - 700) - bounds.pareto_k(log_w)).abs().max() < 1e-9
+    assert bounds.pareto_k(torch.zeros(25, 2)).tolist() == [-math.inf] * 2
+    ties = torch.cat([torch.zeros(90, 1), torch.ones(10, 1)])  # more equal weights than a quarter of the tail
+    assert bounds.pareto_k(ties).isfinite().all()
+    assert bounds.pareto_k(log_w.float()).dtype == torch.float32
+    assert bounds.pareto_k(randn(30, 2, 3, seed=6)).shape == (2, 3)
+
+
+def test_pareto_k_refuses_too_few_samples() -> None:
+    assert_refused(lambda: bounds.pareto_k(torch.zeros(24, 2)), "25", "K = 24")

@@ -14,6 +14,7 @@ Shapes: ``log_w`` is (K, B), samples first; the result is (B,). The results are 
 
 import math
 
+import torch
 from torch import Tensor
 
 from vae_tutorial import _checks
@@ -100,3 +101,50 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
     """
     _checks.samples(log_w=log_w)
     return 1 / log_w.softmax(0).square().sum(0)  # softmax subtracts the largest log-weight: no overflow
+
+
+def pareto_k(log_w: Tensor) -> Tensor:
+    r"""Pareto :math:`\hat k`: how heavy the upper tail of the importance weights is, as the shape of a fitted Pareto tail.
+
+    The M largest of the K weights, less the next one, are fitted by a generalized Pareto distribution, whose density falls
+    like :math:`y^{-1 - 1/k}`. Moments of w exist up to order 1/k: below 1/2 the variance is finite, at 1 not even the mean
+    is. In practice importance sampling works below 0.7. Like every diagnostic from samples it cannot tell of a region
+    that no sample has reached.
+
+    .. math:: M = \min(K / 5,\ 3 \sqrt K), \qquad
+        \hat k = \frac{M\, \hat k_{\text{fit}} + 10 \cdot \frac12}{M + 10}
+
+    Args:
+        log_w: importance log-weights, (K, ...), K at least 25; a constant added to all of them changes nothing.
+
+    Returns:
+        The estimate, (...); minus infinity where the largest weights are all equal, as they are if q is the posterior.
+
+    Raises:
+        ValueError: if there are fewer than 25 samples.
+
+    Source: Zhang and Stephens (2009) for the fit; Vehtari, Simpson, Gelman, Yao and Gabry (2024) for its use here.
+
+    >>> import torch
+    >>> u = torch.rand(10_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> round(pareto_k(-0.4 * torch.log(u)).item(), 1)  # w = u^(-0.4) has a tail of shape 0.4
+    0.4
+    """
+    _checks.samples(log_w=log_w)
+    if len(log_w) < 25:
+        raise ValueError(f"the tail of fewer than 25 weights says nothing, got K = {len(log_w)}: draw more samples")
+    num = math.ceil(min(len(log_w) / 5, 3 * math.sqrt(len(log_w))))  # M
+    largest = (log_w - log_w.amax(0)).exp().topk(num + 1, 0).values.flip(0)
+    excess = largest[1:] - largest[0]  # above the largest weight that is left out, rising, (M, ...)
+    # The profile likelihood of theta = -k / scale, averaged over a grid of M-dependent size: no optimisation.
+    size = 30 + int(math.sqrt(num))
+    fraction = (size / (torch.arange(size, dtype=log_w.dtype, device=log_w.device) + 0.5)).sqrt()
+    fraction = fraction.reshape(-1, *[1] * (log_w.dim() - 1))
+    quarter, top = excess[int(num / 4 + 0.5) - 1], excess[-1]
+    quarter = torch.where(quarter > 0, quarter, top)  # many equal weights
+    theta = 1 / top + (1 - fraction) / (3 * quarter)  # (size, ...)
+    shape = torch.log1p(-theta[:, None] * excess).mean(1)  # k at each theta, (size, ...)
+    profile = num * ((-theta / shape).log() - shape - 1)
+    best = (profile.softmax(0) * theta).sum(0)
+    fit = torch.log1p(-best * excess).mean(0)
+    return ((num * fit + 5) / (num + 10)).masked_fill(top == 0, -math.inf)
