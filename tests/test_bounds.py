@@ -215,11 +215,12 @@ def test_pareto_k_finds_the_shape_of_a_pareto_tail(shape: float) -> None:
     assert found.std().item() < 0.15
 
 
-def test_pareto_k_is_the_fit_typed_out() -> None:
-    log_w = 2 * randn(400, 3, seed=3)
+@pytest.mark.parametrize("num_samples", [60, 400])
+def test_pareto_k_is_the_fit_typed_out(num_samples: int) -> None:
+    log_w = 2 * randn(num_samples, 3, seed=3)
     for column, found in zip(log_w.T, bounds.pareto_k(log_w).tolist(), strict=True):
         weights = sorted(math.exp(value) for value in column.tolist())
-        num = math.ceil(min(400 / 5, 3 * math.sqrt(400)))
+        num = math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
         y = [value - weights[-num - 1] for value in weights[-num:]]
         size = 30 + int(math.sqrt(num))
         grid = [
