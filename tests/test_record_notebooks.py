@@ -99,6 +99,17 @@ def test_a_cell_tagged_gpu_runs_only_when_asked(notebook):
     assert "recorded" in notebook.read_text(encoding="utf-8")
 
 
+def test_what_run_all_passes_by_runs_when_asked_and_the_guard_stays(notebook):
+    nb = nbformat.read(notebook, as_version=4)
+    nb.cells[0].source, nb.cells[1].source = "RERUN = False", "if RERUN:\n    print(2)"
+    nbformat.write(nb, notebook)
+    for gpu, printed in ((False, "recorded\n"), (True, "2\n"), (False, "2\n")):
+        tool.record(notebook, gpu=gpu)
+        cells = nbformat.read(notebook, as_version=4).cells
+        assert cells[0].source == "RERUN = False"
+        assert cells[1].outputs[0].text == printed
+
+
 def test_the_command_names_what_failed(notebook, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["record_notebooks.py", "--gpu", os.fspath(notebook)])
     assert tool.main() == 1

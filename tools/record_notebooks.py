@@ -5,8 +5,9 @@
     python tools/record_notebooks.py --gpu book/11_conv_vae.ipynb
 
 Figures are made when the book is built, so pictures are dropped here. A cell tagged `gpu` keeps the outputs that are in
-the file, recorded on the device they name, unless --gpu asks for it to be run on this machine. A notebook that raises, or
-that writes to stderr, keeps the outputs it had, and the command fails.
+the file, recorded on the device they name, unless --gpu asks for it to be run on this machine: such a cell stands behind
+`if RERUN:`, which --gpu sets for this one run, and writes a file book/results/my_*.pt, to be moved over the old one. A
+notebook that raises, or that writes to stderr, keeps the outputs it had, and the command fails.
 """
 
 import argparse
@@ -31,6 +32,7 @@ CELL_METADATA = ("mystnb", "tags")  # all else that editors leave in a cell is d
 TYPESET = ("text/markdown", "text/latex")  # kept only where there is no plain text to keep
 PLACEHOLDER = re.compile(r"<(Figure size|IPython\.core\.display)\b[^\n]*>")  # the repr of what cannot be shown as text
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
+GUARD, OPEN = "RERUN = False", "RERUN = True"  # "Run all" in an editor passes the recorded cells by
 CELL_TIMEOUT = 300  # seconds, as in _config.yml
 
 
@@ -50,8 +52,11 @@ def execute(notebook: NotebookNode, folder: Path, *, gpu: bool) -> None:
     """Run every cell in a fresh kernel whose working folder is the notebook's, as the book's build does."""
     held = [] if gpu else [cell for cell in code_cells(notebook) if "gpu" in tags(cell)]
     recorded = {cell.id: cell.outputs for cell in held}
+    sources = {cell.id: cell.source for cell in code_cells(notebook)}
     for cell in code_cells(notebook):
         cell.outputs = []
+        if gpu:
+            cell.source = cell.source.replace(GUARD, OPEN)
     NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT if not gpu else None,
@@ -60,6 +65,8 @@ def execute(notebook: NotebookNode, folder: Path, *, gpu: bool) -> None:
         skip_cells_with_tag="" if gpu else "gpu",
         resources={"metadata": {"path": str(folder)}},
     ).execute()
+    for cell in code_cells(notebook):
+        cell.source = sources[cell.id]
     for cell in held:
         cell.outputs = recorded[cell.id]
 
