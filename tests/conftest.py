@@ -29,6 +29,12 @@ def problem_of_the_build(root: Path) -> str:
     return f"The built pages are older than {source}: run `make book` first." if changed > built else ""
 
 
+def report(problems: list[str]) -> None:
+    """Fail with every problem on a line of its own: pytest's own message hides all but the first."""
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
 @pytest.fixture(scope="session")
 def html() -> Path:
     """The folder of the built pages; a clear failure when it is missing or stale."""

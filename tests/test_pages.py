@@ -17,7 +17,7 @@ import yaml
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 
-from conftest import problem_of_the_build
+from conftest import problem_of_the_build, report
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -162,7 +162,7 @@ FILE_GUARDS = [
 @every_page
 @pytest.mark.parametrize("guard", FILE_GUARDS, ids=lambda guard: guard.__name__)
 def test_a_page_as_a_file(guard, page, html):
-    assert guard(html / page, html) == []
+    report(guard(html / page, html))
 
 
 def test_every_chapter_has_its_page(html):
@@ -288,7 +288,7 @@ def theme_problems(page, theme):
 def test_a_page_in_a_browser(page, html, browser):
     if soup(html / page).select("meta[http-equiv=refresh i]"):
         return  # it shows nothing: it leads to the first page
-    assert visit(browser, (html / page).as_uri()) == []
+    report(visit(browser, (html / page).as_uri()))
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
