@@ -1,8 +1,11 @@
-"""The built pages, for the tests that look at them."""
+"""The built pages and a browser, for the tests that look at them."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("_config.yml", "_toc.yml", "book/**/*", "vae_tutorial/**/*.py")
@@ -41,3 +44,27 @@ def html() -> Path:
     if problem := problem_of_the_build(ROOT):
         pytest.fail(problem, pytrace=False)
     return ROOT / "_build" / "html"
+
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
+FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{feature}" for feature in OFF)]
+HELP = (
+    "there is no Chromium: install one (Debian: apt-get install chromium; Windows, macOS: Google Chrome) "
+    "and, where it is not on the PATH, put its path in the environment variable CHROMIUM"
+)
+
+
+def chromium():
+    """The path of a Chromium, or nothing: $CHROMIUM first, then what is on the PATH."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if not chromium():
+        pytest.skip(HELP)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield browser
+        browser.close()

@@ -7,7 +7,6 @@ must refuse.
 
 import os
 import re
-import shutil
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,9 +14,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
 
-from conftest import problem_of_the_build, report
+from conftest import chromium, problem_of_the_build, report
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -181,30 +179,6 @@ def test_a_chapter_can_be_downloaded(chapter, html):
 
 
 # --- The pages in a browser ------------------------------------------------------------------------------------------
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
-FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{feature}" for feature in OFF)]
-HELP = (
-    "there is no Chromium: install one (Debian: apt-get install chromium; Windows, macOS: Google Chrome) "
-    "and, where it is not on the PATH, put its path in the environment variable CHROMIUM"
-)
-
-
-def chromium():
-    """The path of a Chromium, or nothing: $CHROMIUM first, then what is on the PATH."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if not chromium():
-        pytest.skip(HELP)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser
-        browser.close()
-
 
 TYPESET = """async () => {
     if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
