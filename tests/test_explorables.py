@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from vae_tutorial import linear_gaussian
+from vae_tutorial import aggregated, families, full_gaussian, gaussian, gradients, linear_gaussian
 
 sys.path.insert(0, str(ROOT / "tools"))
 import export_explorables as export
@@ -45,17 +45,20 @@ def grid(**axes):
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def column(value):
-    return torch.tensor([[value]], dtype=torch.float64)
+def doubles(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@functools.cache
+def ability():
+    """The model and the student of the data file."""
+    facts = {name: doubles(values) for name, values in export.read("ability").items()}
+    weight = facts["weight"][:, None]
+    return linear_gaussian.FactorAnalysis(weight, facts["bias"], facts["log_var"]), facts["x"][None]
 
 
 def elbo_gap(mu, log_sigma):
-    facts = export.ability()
-    model = linear_gaussian.FactorAnalysis(
-        *(torch.tensor(facts[name], dtype=torch.float64) for name in ("weight", "bias", "log_var"))
-    )
-    model = model._replace(weight=model.weight[:, None])
-    x = torch.tensor(facts["x"], dtype=torch.float64)[None]
+    model, x = ability()
     posterior = linear_gaussian.posterior(model, x)
     return {
         "mu": mu,
@@ -63,13 +66,125 @@ def elbo_gap(mu, log_sigma):
         "posterior_mean": posterior.mean,
         "posterior_sigma": posterior.covariance.sqrt(),
         "log_p": linear_gaussian.log_evidence(model, x),
-        "elbo": linear_gaussian.elbo(model, x, column(mu), column(2 * log_sigma)),
-        "kl": linear_gaussian.kl_to_posterior(model, x, column(mu), column(2 * log_sigma)),
+        "elbo": linear_gaussian.elbo(model, x, doubles([[mu]]), doubles([[2 * log_sigma]])),
+        "kl": linear_gaussian.kl_to_posterior(model, x, doubles([[mu]]), doubles([[2 * log_sigma]])),
+    }
+
+
+def kl_directions(mu, log_sigma):
+    target = export.read("two_modes")
+    weights, means, sigmas = (doubles(target[name]) for name in ("weights", "means", "sigmas"))
+    mean = weights @ means
+    variance = weights @ (sigmas.square() + means.square()) - mean.square()
+
+    def log_target(z):
+        parts = gaussian.log_prob(z[:, None], means[:, None], 2 * sigmas[:, None].log()) + weights.log()
+        return parts.logsumexp(1)
+
+    def log_q(z):
+        return gaussian.log_prob(z, doubles([mu]), doubles([2 * log_sigma]))
+
+    def kl(log_a, log_b, centre, reach):  # the average of a's log-ratio over a fine grid
+        z = torch.linspace(centre - reach, centre + reach, 20_001, dtype=torch.float64)[:, None]
+        log_ratio = log_a(z) - log_b(z)
+        return (log_a(z).exp() * log_ratio).sum() * 2 * reach / 20_000
+
+    return {
+        "mu": mu,
+        "sigma": math.exp(log_sigma),
+        "target_mean": mean,
+        "target_sigma": variance.sqrt(),
+        "reverse_kl": kl(log_q, log_target, mu, 11 * math.exp(log_sigma)),
+        "forward_kl": kl(log_target, log_q, 0.0, 12.0),
+    }
+
+
+def mean_field(rho, degrees):
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = doubles([[c, -s], [s, c]])
+    covariance = turn @ doubles([[1, rho], [rho, 1]]) @ turn.T
+    fitted = 1 / torch.linalg.inv(covariance).diagonal()  # coordinate by coordinate, q's precision is the posterior's
+    zero = torch.zeros(2, dtype=torch.float64)
+    factor = torch.linalg.cholesky(covariance)
+    return {
+        "rho": rho,
+        "degrees": degrees,
+        "covariance": [covariance[0, 0].item(), covariance[0, 1].item(), covariance[1, 1].item()],
+        "correlation": covariance[0, 1] / covariance.diagonal().prod().sqrt(),
+        "fitted_variances": fitted,
+        "variance_ratio": (fitted / covariance.diagonal())[0],
+        "gap": full_gaussian.kl(zero, fitted.sqrt().diag(), zero, factor),
+    }
+
+
+def noisy_gradients(log2_samples, offset, rough):
+    samples = 2**log2_samples
+    eps = doubles(export.read("noise")["eps"]).view(-1, samples).T[..., None]  # (K, B, 1), B estimates from K samples
+    model, student = ability()
+    x = student.expand(eps.shape[1], -1)
+    posterior = linear_gaussian.posterior(model, x)
+    mu = posterior.mean + 0.25 * rough
+    log_var = (posterior.covariance.log() + 2 * rough * math.log(2)).expand_as(mu)
+    z = gaussian.reparameterize(eps, mu, log_var)
+    log_w = linear_gaussian.log_joint(model, x, z) - gaussian.log_prob(z, mu, log_var) + offset
+    found = {
+        "score": gradients.score_function(log_w, z, mu, log_var),
+        "baseline": gradients.score_function(log_w, z, mu, log_var, baseline=gradients.leave_one_out(log_w)),
+        "path": gradients.pathwise(lambda z: linear_gaussian.log_joint(model, x, z), eps, mu, log_var),
+    }
+    estimates = {name: gradient.mu.mean(0) for name, gradient in found.items()}
+    deviation = {name: values.std() for name, values in estimates.items()}
+    free = mu.clone().requires_grad_()
+    (exact,) = torch.autograd.grad(linear_gaussian.elbo(model, x, free, log_var).sum(), free)
+    return {
+        "mu": mu[0],
+        "sigma": (0.5 * log_var[0]).exp(),
+        "offset": offset,
+        "samples": samples,
+        "gradient": exact[0],
+        "means": [values.mean().item() for values in estimates.values()],
+        **{f"{name}_deviation": value for name, value in deviation.items()},
+        "score_factor": (deviation["score"] / deviation["path"]) ** 2,
+        "baseline_factor": (deviation["baseline"] / deviation["path"]) ** 2,
+    }
+
+
+def information_misfit(**parameters):
+    mu = doubles([[parameters[f"mu{n}"]] for n in (1, 2, 3)])
+    log_sigma = doubles([[parameters[f"log_sigma{n}"]] for n in (1, 2, 3)])
+    found = aggregated.integrals(families.MeanField(mu, 2 * log_sigma), num_points=2001)
+    return {
+        **parameters,
+        "sigmas": log_sigma.exp(),
+        "mean_kl": found.mean_kl,
+        "information": found.mutual_information,
+        "misfit": found.marginal_kl,
+        "most_information": math.log(3),
     }
 
 
 EXPECTED = {  # for each element: what the package computes, a grid of parameters, and the largest error allowed
     "elbo-gap": (elbo_gap, grid(mu=[-2.0, 0.3, 1.9492, 4.0], log_sigma=[-1.5, -1.16, 0.0, 0.7]), 1e-9),
+    "information-misfit": (
+        information_misfit,
+        grid(
+            mu1=[-4.0, -1.0],
+            mu2=[0.1],
+            mu3=[1.0, 4.0],
+            log_sigma1=[-1.6, -0.5],
+            log_sigma2=[-1.6],
+            log_sigma3=[0.5, -0.4],
+        )
+        + [{f"{name}{n}": 0.0 for n in (1, 2, 3) for name in ("mu", "log_sigma")}],
+        1e-9,
+    ),
+    "kl-directions": (kl_directions, grid(mu=[-4.0, -2.0, 0.3, 4.0], log_sigma=[-0.7, 0.0, 0.68, 1.2]), 1e-9),
+    "mean-field": (mean_field, grid(rho=[-0.98, -0.4, 0.0, 0.9], degrees=[0, 20, 45, 90]), 1e-9),
+    "noisy-gradients": (
+        noisy_gradients,
+        grid(log2_samples=[1, 3, 6], offset=[-50, 0, 22], rough=[0.0, 0.4, 1.0]),
+        1e-9,
+    ),
 }
 
 
@@ -187,10 +302,9 @@ def test_what_is_shown_is_the_state(tag, open_page):
     shown = page.evaluate(NUMBERS, tag)
     assert shown
     for text in shown:
-        value = float(re.search(r"-?[\d.]+", text.replace("\u2212", "-").replace(",", ""))[0])
-        digits = len(text.rpartition(".")[2].rstrip(" %")) if "." in text else 0
-        scaled = [v * (100 if "%" in text else 1) for v in known]
-        assert min(abs(value - v) for v in scaled) <= 0.5 * 10**-digits + 1e-9, text
+        number = re.search(r"-?\d+(\.\d+)?", text.replace("\u2212", "-"))[0]
+        digits = len(number.partition(".")[2])
+        assert min(abs(float(number) - value) for value in known) <= 0.5 * 10**-digits + 1e-9, text
 
 
 @every_element
@@ -211,21 +325,63 @@ def test_a_key_moves_every_slider(tag, open_page):
         label = page.locator(f"{tag} label[for={name}]").inner_text()
         assert label
         assert spoken
-        slider.press("Home"), slider.press("End")
-        page.evaluate(SETTLE)
-        assert slider.get_attribute("aria-valuetext") != spoken
+        heard = set()
+        for key in ("Home", "End"):
+            slider.press(key)
+            page.evaluate(SETTLE)
+            heard.add(slider.get_attribute("aria-valuetext"))
+        assert len(heard | {spoken}) > 1
         assert page.locator(f"{tag} output[for={name}]").inner_text() == slider.get_attribute("aria-valuetext")
 
 
 @every_element
 def test_the_buttons_go_where_they_say(tag, open_page):
     page = open_page(tag)
+    lowest = (
+        "Object.fromEntries(Object.entries(explorables.elements[tag].parameters).map(([name, p]) => [name, p.min]))"
+    )
+    reached = []
     for button in page.locator(f"{tag} .buttons button").all():
-        before = page.evaluate("tag => ({...document.querySelector(tag).parameters})", tag)
+        page.evaluate(f"tag => document.querySelector(tag).set({lowest})", tag)
+        before = page.evaluate("tag => document.querySelector(tag).parameters", tag)
         button.focus()
         button.press("Enter")
         page.evaluate(SETTLE)
-        assert page.evaluate("tag => document.querySelector(tag).parameters", tag) != before, button.inner_text()
+        reached.append(page.evaluate("tag => document.querySelector(tag).parameters", tag))
+        assert reached[-1] != before, button.inner_text()
+    assert all(a != b for a, b in itertools.combinations(reached, 2))
+
+
+def test_a_peak_can_be_dragged(open_page):
+    page = open_page("information-misfit")
+    before = page.evaluate("document.querySelector('information-misfit').state()")
+    box = page.locator("information-misfit .handle").nth(1).bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 80, y - 40, steps=4)
+    page.mouse.up()
+    page.evaluate(SETTLE)
+    after = page.evaluate("document.querySelector('information-misfit').state()")
+    moved = page.locator("information-misfit .handle").nth(1).bounding_box()
+    assert (moved["x"] - box["x"], moved["y"] - box["y"]) == pytest.approx((80, -40), abs=1.5)
+    assert after["mu2"] > before["mu2"] + 0.5
+    assert after["sigmas"][1] < before["sigmas"][1]
+    assert [after[name] for name in ("mu1", "mu3")] == [before[name] for name in ("mu1", "mu3")]
+
+
+def test_the_optima_are_optima(open_page):
+    """Where the buttons of the two directions lead, every small step makes that direction larger."""
+    page = open_page("kl-directions")
+    optima = [(*optimum, "reverse_kl") for optimum in export.read("two_modes")["optima"]]
+    found = kl_directions(0.0, 0.0)
+    optima.append((float(found["target_mean"]), math.log(found["target_sigma"]), "forward_kl"))
+    for mu, log_sigma, name in optima:
+        steps = [(0, 0), (1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3)]
+        around = [{"mu": mu + a, "log_sigma": log_sigma + b} for a, b in steps]
+        states = page.evaluate("grid => grid.map(explorables.elements['kl-directions'].state)", around)
+        best, *others = [state[name] for state in states]
+        assert min(others) > best, name
 
 
 # What sticks out of the page, and what is cut off or too small to touch.
@@ -315,7 +471,7 @@ def test_a_page_without_an_element_loads_nothing(open_page, address):
 @every_element
 def test_it_is_small(tag):
     own = [FOLDER / f"{tag}.js", FOLDER / "shared.js", FOLDER / "load.js"]
-    own += [export.path(name) for name in data_of(tag) if name not in export.TRAINED]
+    own += [export.path(name) for name in data_of(tag) if name != "decoder"]
     assert sum(file.stat().st_size for file in own) <= COUNTED
 
 

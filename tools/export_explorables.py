@@ -7,7 +7,10 @@ A data file is one call with JSON in it, `explorables.data.NAME = {…};`, becau
 script and not JSON.
 """
 
+import base64
+import functools
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 
 import torch
 
-from vae_tutorial import data, linear_gaussian
+from vae_tutorial import data, gaussian, linear_gaussian, models, training
 
 FOLDER = Path(__file__).resolve().parents[1] / "book" / "_static" / "explorables" / "data"
 
@@ -37,8 +40,75 @@ def ability() -> dict[str, Any]:
     }
 
 
-EXPORTS: dict[str, Callable[[], dict[str, Any]]] = {"ability": ability}
-TRAINED: frozenset[str] = frozenset()  # whose digits another processor would train otherwise
+def noise() -> dict[str, Any]:
+    """Standard normal numbers, to three decimals: the same for every estimator."""
+    eps = torch.randn(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return {"eps": [round(value, 3) for value in eps.tolist()]}
+
+
+def two_modes() -> dict[str, Any]:
+    """The target of chapter 3, and the two Gaussians at which KL(q || p) has a minimum."""
+    weights, means, sigmas = [0.7, 0.3], [-2.0, 2.0], [0.8, 0.6]
+    parts = [torch.tensor(values, dtype=torch.float64) for values in (weights, means, sigmas)]
+    cell = 24 / 2400
+    z = cell * (torch.arange(2400, dtype=torch.float64) + 0.5)[:, None] - 12
+    log_parts = gaussian.log_prob(z[:, None], parts[1][:, None], 2 * parts[2][:, None].log()) + parts[0].log()
+    log_p = log_parts.logsumexp(1)
+
+    def reverse_kl(q: torch.Tensor) -> torch.Tensor:
+        log_q = gaussian.log_prob(z, q[:1], 2 * q[1:])
+        return cell * (log_q.exp() * (log_q - log_p)).sum()
+
+    optima = []
+    for mean, sigma in zip(means, sigmas, strict=True):
+        q = torch.tensor([mean, math.log(sigma)], dtype=torch.float64)
+        for _ in range(20):  # Newton's method, from the mode
+            slope = torch.autograd.functional.jacobian(reverse_kl, q)
+            q = q - torch.linalg.solve(torch.autograd.functional.hessian(reverse_kl, q), slope)
+        optima.append(q.tolist())
+    return {"weights": weights, "means": means, "sigmas": sigmas, "optima": optima}
+
+
+@functools.cache
+def garments() -> models.VAE:
+    """A VAE with two latents and one hidden layer on each side, trained on the bundled images in a quarter of a minute."""
+    torch.manual_seed(0)
+    vae = models.mlp_vae((1, 28, 28), num_latents=2, num_hidden=128)
+    x = data.binarize(data.fashion_mnist("train").images, generator=torch.Generator().manual_seed(0)).float()
+    settings = training.Optimization(batch_size=100, learning_rate=2e-3, schedule=training.warmup_cosine)
+    training.fit(vae, x, num_epochs=50, optimization=settings, execution=training.Execution(progress=False))
+    return vae
+
+
+def codes() -> dict[str, Any]:
+    """Where the encoder puts the 1,000 test images, and their classes."""
+    test = data.fashion_mnist("test")
+    x = data.binarize(test.images, generator=torch.Generator().manual_seed(1)).float()
+    means = garments().encode(x).mean.detach()
+    return {"z": [round(value, 2) for value in means.flatten().tolist()], "labels": test.labels.tolist()}
+
+
+def decoder() -> dict[str, Any]:
+    """The decoder's two layers. A row of weights is whole numbers from -127 to 127, in base64, times the row's scale."""
+    layers = [layer for layer in garments().decoder if isinstance(layer, torch.nn.Linear)]
+    result = []
+    for layer in layers:
+        scale = layer.weight.detach().abs().amax(1) / 127
+        whole = (layer.weight.detach() / scale[:, None]).round().to(torch.int8)
+        result.append(
+            {
+                "weight": base64.b64encode(whole.numpy().tobytes()).decode("ascii"),
+                "scale": [float(f"{value:.6g}") for value in scale.tolist()],
+                "bias": [round(value, 4) for value in layer.bias.tolist()],
+            }
+        )
+    return {"layers": result}
+
+
+EXPORTS: dict[str, Callable[[], dict[str, Any]]] = {
+    function.__name__: function for function in (ability, noise, two_modes)
+}
+TRAINED = frozenset({"codes", "decoder"})  # another processor would train other digits
 
 
 def path(name: str) -> Path:

@@ -49,7 +49,7 @@
     legend(area, [
       { text: "prior", colour: "var(--grey)", dash: "7 4" },
       { text: "likelihood, rescaled", colour: "var(--grey)", dash: "2 4" },
-      { text: "posterior", colour: "var(--grey)", fill: true },
+      { text: "posterior", colour: "var(--grey)", fill: 0.3 },
       { text: "q", colour: "var(--blue)" },
     ]);
 

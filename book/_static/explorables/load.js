@@ -4,6 +4,10 @@
 (() => {
   const DATA = {
     "elbo-gap": ["ability"],
+    "information-misfit": [],
+    "kl-directions": ["two_modes"],
+    "mean-field": [],
+    "noisy-gradients": ["ability", "noise"],
   };
   const folder = document.currentScript.src;
 

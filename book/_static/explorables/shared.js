@@ -16,7 +16,7 @@ window.explorables = (() => {
   "use strict";
 
   const STYLE = `
-    :host { display: block; margin: 1.5rem 0; }
+    :host { display: block; margin: 1.5rem 0; container-type: inline-size; }
     slot { display: none; }
     .live {
       --text: var(--pst-color-text-base, #222);
@@ -38,6 +38,10 @@ window.explorables = (() => {
     .axis path, .axis line { stroke: var(--line); }
     .axis text { font-size: 12px; fill: var(--muted); }
     .numbers { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 0.35rem 0.55rem; margin: 0.7rem 0 0.2rem; }
+    .numbers:not(:has(i)) { column-gap: 1.5rem; }
+    .key { display: flex; flex-wrap: wrap; gap: 0.1rem 1.3rem; padding-left: 0.5rem; }
+    .key span { display: inline-flex; align-items: center; gap: 0.45rem; font-size: 0.9rem; }
+    .key svg { width: 22px; flex: none; }
     .number { display: flex; flex-direction: column; min-width: 3.9rem; }
     .number span { color: var(--muted); font-size: 0.85rem; }
     .number b { font-variant-numeric: tabular-nums; font-size: 1.2rem; font-weight: 600; white-space: nowrap; }
@@ -108,14 +112,26 @@ window.explorables = (() => {
     return `url(#${id})`;
   }
 
-  // Lines of a legend from the top left corner: {text, colour, dash, fill}.
+  // What the lines of a legend begin with: {text, colour, dash, fill}, fill the opacity of an area.
+  function swatches(rows) {
+    const area = rows.filter((d) => d.fill).append("rect").attr("y", -5).attr("width", 22).attr("height", 10);
+    area.style("fill", (d) => d.colour).style("fill-opacity", (d) => d.fill);
+    const line = rows.append("line").attr("x2", 22).attr("stroke-dasharray", (d) => d.dash ?? null);
+    line.style("stroke", (d) => d.colour).style("stroke-width", 2.5);
+  }
+
+  // A legend inside a panel, line by line from its top left corner.
   function legend(area, entries, { x = 6, y = 10 } = {}) {
     const rows = area.group.append("g").selectAll("g").data(entries).join("g");
-    rows.attr("transform", (_, row) => `translate(${x}, ${y + 19 * row})`);
-    rows.filter((d) => d.fill).append("rect").attr("y", -5).attr("width", 22).attr("height", 10).style("fill", (d) => d.colour).style("opacity", 0.3);
-    rows.append("line").attr("x2", 22).style("stroke", (d) => d.colour).style("stroke-width", 2.5).attr("stroke-dasharray", (d) => d.dash ?? null);
+    rows.attr("transform", (_, row) => `translate(${x}, ${y + 19 * row})`).call(swatches);
     rows.append("text").attr("x", 29).attr("dy", "0.33em").text((d) => d.text);
-    return rows;
+  }
+
+  // A legend above what is drawn next, as wide as the picture.
+  function key(view, entries) {
+    const rows = view.picture.append("div").attr("class", "key").attr("aria-hidden", "true").selectAll("span").data(entries).join("span");
+    rows.append("svg").attr("viewBox", "0 -6 22 12").attr("height", 12).append("g").call(swatches);
+    rows.append("span").text((d) => d.text);
   }
 
   // --- The element -------------------------------------------------------------------------------------------------
@@ -263,6 +279,6 @@ window.explorables = (() => {
   }
 
   return {
-    data, elements, define, format, logNormal, normal, sum, equallySpaced, LOG_2PI, panel, axisBelow, stripes, legend, newId,
+    data, elements, define, format, logNormal, normal, sum, equallySpaced, LOG_2PI, panel, axisBelow, stripes, legend, key, newId,
   };
 })();
