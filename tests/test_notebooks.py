@@ -20,6 +20,7 @@ from conftest import report
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
+CHAPTERS = [path for path in NOTEBOOKS if path.name[0].isdigit()]  # the others are the story on one page
 REFERENCES = parse_file(str(BOOK / "references.bib"))
 
 CHECKED = "nbval-check-output"
@@ -278,14 +279,36 @@ GUARDS = [
     has_a_short_main_line,
 ]
 TEACHING = {has_the_sections_of_a_chapter, has_its_two_boxes, has_a_short_main_line}
+OF_CHAPTERS = {
+    *TEACHING,
+    has_four_checked_cells,
+    has_short_cells,
+    leaves_definitions_to_the_package,
+    has_exercises_with_solutions,
+}
+BOUND = [(guard, path) for guard in GUARDS for path in (CHAPTERS if guard in OF_CHAPTERS else NOTEBOOKS)]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+@pytest.mark.parametrize(("guard", "path"), BOUND, ids=lambda x: getattr(x, "stem", None) or x.__name__)
 def test_a_chapter(guard, path):
     if guard in TEACHING and ":class: in-short" not in prose(nbformat.read(path, as_version=4)):
         pytest.skip("not edited anew")
     report(guard(nbformat.read(path, as_version=4)))
+
+
+def test_the_story_on_one_page_is_short_and_the_same_in_both_languages():
+    english, chinese = (nbformat.read(BOOK / f"one_page{end}.ipynb", as_version=4) for end in ("", "_zh"))
+    assert len(prose(english).split()) <= 1500
+    same = [[c.source for c in code(nb) if CHECKED not in tags(c)] for nb in (english, chinese)]  # all but what prints
+    assert same[0] == same[1]
+    training = same[0][0]
+    assert "vae_tutorial import" not in training
+    assert "import vae_tutorial" not in training
+    assert len([line for line in training.splitlines() if line.strip()]) <= 45
+    count = [len(re.findall(r"^#+ ", prose(nb), re.M)) for nb in (english, chinese)]
+    assert count[0] == count[1]
+    links = [re.findall(r"\]\((\d\d_\w+\.ipynb)\)", prose(nb)) for nb in (english, chinese)]
+    assert set(links[0]) == set(links[1]) == {path.name for path in CHAPTERS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
