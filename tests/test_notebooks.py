@@ -102,13 +102,17 @@ def has_known_tags(nb):
 
 
 def says_where_gpu_cells_ran(nb):
-    """All three tags or none; outputs that give the date and the version of torch; nothing to compare."""
+    """All three tags or none; outputs with the date and the version of torch; passed by where RERUN is False."""
     problems = []
     for cell in (cell for cell in nb.cells if tags(cell) & GPU):
         if not tags(cell) >= GPU or CHECKED in tags(cell):
             problems.append(f"{name(cell)}: has the tags {sorted(tags(cell))}")
         if not re.search(r"\b20\d\d-\d\d-\d\d\b", printed(cell)) or "torch" not in printed(cell):
             problems.append(f"{name(cell)}: no recorded output with its date and torch's version")
+        if not cell.source.startswith("if RERUN:") or not re.search(r"^RERUN = False\b", code(nb)[0].source, re.M):
+            problems.append(
+                f"{name(cell)}: 'Run all' would run it; RERUN = False in the first cell, and if RERUN: here"
+            )
     return problems
 
 
@@ -353,13 +357,15 @@ def good():
     for count in range(1, 5):
         output = new_output("stream", name="stdout", text="2.718\n")
         checked = {"tags": [CHECKED]}
-        cells += [new_code_cell("print(2.718)", execution_count=count, outputs=[output], metadata=checked)]
+        text = "print(2.718)" if count > 1 else "RERUN = False\nprint(2.718)"
+        cells += [new_code_cell(text, execution_count=count, outputs=[output], metadata=checked)]
         cells += [new_markdown_cell("A word.")]
     drawn = {"mystnb": copy.deepcopy(FIGURE)}
     cells += [new_code_cell("_ = plt.plot(x)\nplt.show()", execution_count=5, metadata=drawn)]
     cells += [new_markdown_cell("A word.")]
     output = new_output("stream", name="stdout", text=GPU_OUTPUT)
-    cells.append(new_code_cell("fit()", execution_count=6, outputs=[output], metadata={"tags": sorted(GPU)}))
+    recorded = {"tags": sorted(GPU)}
+    cells.append(new_code_cell("if RERUN:\n    fit()", execution_count=6, outputs=[output], metadata=recorded))
     cells.append(
         new_markdown_cell(
             f"## Common mistakes\n\n## What to remember\n\n{REMEMBER}\n\n## Exercises\n\n## What to read next"
@@ -444,6 +450,8 @@ BREAKS = {
         tagged(*GPU, CHECKED, cell=11),
         prints("bound -240.1", cell=11),
         lambda nb: nb.cells[11].update(outputs=[]),
+        source("fit()", cell=11),
+        source("RERUN = True"),
     ],
     has_four_checked_cells: [tagged(), lambda nb: nb.cells[1].update(outputs=[]), prints("\n")],
     checks_what_every_machine_prints: [prints("error 2.84e-14"), prints("bound -240.12345")],
