@@ -1,4 +1,4 @@
-"""The front door: the picture is what the recorded model draws, and the minutes on the first page are those of the chapters."""
+"""The front door: the picture is the recorded model's, and the minutes on the first page are those of the chapters."""
 
 import importlib.util
 import re
