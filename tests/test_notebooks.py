@@ -207,7 +207,7 @@ def has_the_sections_of_a_chapter(nb):
     problems = [f"no section on {what}" for word, what in due.items() if word not in headings]
     problems += ["does not say what the reader will be able to do"] * ("able to" not in prose(nb))
     problems += ["does not begin with its title"] * (not nb.cells[0].source.startswith("# "))
-    numbered = re.search(r"^\$\$ *\([\w:-]+\)|\{math\}[^\n]*\n:label:|\\label\{", prose(nb), re.M)
+    numbered = re.search(r"\$\$ *\([\w:-]+\)[ \t]*$|\{math\}[^\n]*\n:label:|\\label\{", prose(nb), re.M)
     return problems + ["no numbered equation"] * (numbered is None)
 
 
@@ -516,6 +516,13 @@ def test_the_guard_fails_on_a_broken_notebook(guard, change):
     nb = good()
     change(nb)
     assert guard(nb)
+
+
+@pytest.mark.parametrize("equation", ["$$\na = b\n$$ (a-b)", "$$ a = b $$ (a-b)", "```{math}\n:label: a-b\na = b\n```"])
+def test_a_numbered_equation_may_be_written_in_every_way_that_sphinx_accepts(equation):
+    nb = good()
+    replaced("$$\na = b\n$$ (a-b)", equation)(nb)
+    assert has_the_sections_of_a_chapter(nb) == []
 
 
 def test_code_up_to_the_limits_passes():
