@@ -5,6 +5,7 @@ browser on a grid of parameters and compared with the package. The pages are tes
 book is not needed.
 """
 
+import base64
 import functools
 import http.server
 import itertools
@@ -15,10 +16,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 
 from conftest import ROOT
-from vae_tutorial import aggregated, families, full_gaussian, gaussian, gradients, linear_gaussian
+from vae_tutorial import aggregated, families, full_gaussian, gaussian, gradients, linear_gaussian, networks
 
 sys.path.insert(0, str(ROOT / "tools"))
 import export_explorables as export
@@ -163,6 +165,37 @@ def information_misfit(**parameters):
     }
 
 
+@functools.cache
+def plane():
+    """The codes, their classes, and the decoder with the weights that the page has."""
+    codes, layers = export.read("codes"), export.read("decoder")["layers"]
+    network = networks.MLPDecoder((1, 28, 28), num_latents=2, num_hidden=128).double()
+    linear = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+    for layer, stored in zip(linear, layers, strict=True):
+        whole = torch.frombuffer(bytearray(base64.b64decode(stored["weight"])), dtype=torch.int8)
+        layer.weight.data = whole.view(layer.weight.shape) * doubles(stored["scale"])[:, None]
+        layer.bias.data = doubles(stored["bias"])
+    return doubles(codes["z"]).view(-1, 2), torch.tensor(codes["labels"]), network
+
+
+def latent_plane(z1, z2):
+    codes, labels, network = plane()
+    z = doubles([z1, z2])
+    distances = (codes - z).square().sum(1).sqrt()
+    nearest = distances.argmin()
+    zero = torch.zeros(2, dtype=torch.float64)
+    return {
+        "z1": z1,
+        "z2": z2,
+        "log_prior": gaussian.log_prob(z, zero, zero),
+        "codes_near": (distances <= 0.5).sum(),
+        "codes_expected": len(codes) * scipy.stats.ncx2.cdf(0.25, 2, z1**2 + z2**2),
+        "nearest_distance": distances[nearest],
+        "nearest_class": labels[nearest],
+        "image": network(z[None]).detach().sigmoid(),
+    }
+
+
 EXPECTED = {  # for each element: what the package computes, a grid of parameters, and the largest error allowed
     "elbo-gap": (elbo_gap, grid(mu=[-2.0, 0.3, 1.9492, 4.0], log_sigma=[-1.5, -1.16, 0.0, 0.7]), 1e-9),
     "information-misfit": (
@@ -179,6 +212,7 @@ EXPECTED = {  # for each element: what the package computes, a grid of parameter
         1e-9,
     ),
     "kl-directions": (kl_directions, grid(mu=[-4.0, -2.0, 0.3, 4.0], log_sigma=[-0.7, 0.0, 0.68, 1.2]), 1e-9),
+    "latent-plane": (latent_plane, grid(z1=[-4.0, -0.31, 0.7, 4.0], z2=[-4.0, -1.3, 0.2, 2.05]), 1e-7),
     "mean-field": (mean_field, grid(rho=[-0.98, -0.4, 0.0, 0.9], degrees=[0, 20, 45, 90]), 1e-9),
     "noisy-gradients": (
         noisy_gradients,
@@ -290,7 +324,7 @@ def test_the_numbers_are_the_packages(tag, open_page):
 
 
 NUMBERS = """tag => [...document.querySelector(tag).shadowRoot.querySelectorAll(".number b")].map(e => e.textContent)"""
-FLAT = """tag => Object.values(document.querySelector(tag).state()).flat(2).filter(v => typeof v === "number")"""
+FLAT = """tag => Object.values(document.querySelector(tag).state()).filter(v => !(v.length > 9)).flat()"""
 PICTURE = """tag => document.querySelector(tag).shadowRoot.querySelector(".picture").innerHTML"""
 SETTLE = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
@@ -368,6 +402,51 @@ def test_a_peak_can_be_dragged(open_page):
     assert after["mu2"] > before["mu2"] + 0.5
     assert after["sigmas"][1] < before["sigmas"][1]
     assert [after[name] for name in ("mu1", "mu3")] == [before[name] for name in ("mu1", "mu3")]
+
+
+def test_the_plane_can_be_dragged_and_pointed_at(open_page):
+    page = open_page("latent-plane")
+    state = "document.querySelector('latent-plane').state()"
+    box = page.locator("latent-plane .ground").bounding_box()
+
+    def spot(z1, z2):
+        return box["x"] + (z1 + 4) / 8 * box["width"], box["y"] + (4 - z2) / 8 * box["height"]
+
+    def now():
+        page.evaluate(SETTLE)
+        found = page.evaluate(state)
+        return found["z1"], found["z2"]
+
+    page.mouse.move(*spot(*now()))
+    page.mouse.down()
+    page.mouse.move(*spot(2, -1), steps=4)
+    page.mouse.up()
+    assert now() == pytest.approx((2, -1), abs=0.05)
+    page.mouse.click(*spot(-2, 3))
+    assert now() == pytest.approx((-2, 3), abs=0.05)
+    page.mouse.move(*spot(-2, 3))
+    page.mouse.down()
+    page.mouse.move(*spot(9, 9), steps=4)
+    page.mouse.up()
+    assert now() == pytest.approx((4, 4))
+    image = page.evaluate(f"{state}.image")
+    drawn = page.evaluate("""() => {
+        const canvas = document.querySelector("latent-plane").shadowRoot.querySelector("canvas");
+        return [...canvas.getContext("2d").getImageData(0, 0, 28, 28).data].filter((_, i) => i % 4 === 0);
+    }""")
+    assert max(abs(255 * a - b) for a, b in zip(image, drawn, strict=True)) <= 1
+
+
+def test_a_finger_moves_the_point_and_scrolls_the_page(open_page):
+    page = open_page("latent-plane", viewport={"width": 390, "height": 844}, has_touch=True)
+    box = page.locator("latent-plane .ground").bounding_box()
+    page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"])
+    page.evaluate(SETTLE)
+    found = page.evaluate("document.querySelector('latent-plane').state()")
+    assert (found["z1"], found["z2"]) == pytest.approx((2, -2), abs=0.05)
+    touch = "e => getComputedStyle(document.querySelector('latent-plane').shadowRoot.querySelector(e)).touchAction"
+    assert page.evaluate(touch, ".handle") == "none"
+    assert page.evaluate(touch, ".ground") == "auto"
 
 
 def test_the_optima_are_optima(open_page):

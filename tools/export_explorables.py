@@ -106,7 +106,7 @@ def decoder() -> dict[str, Any]:
 
 
 EXPORTS: dict[str, Callable[[], dict[str, Any]]] = {
-    function.__name__: function for function in (ability, noise, two_modes)
+    function.__name__: function for function in (ability, noise, two_modes, codes, decoder)
 }
 TRAINED = frozenset({"codes", "decoder"})  # another processor would train other digits
 

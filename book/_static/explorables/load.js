@@ -6,6 +6,7 @@
     "elbo-gap": ["ability"],
     "information-misfit": [],
     "kl-directions": ["two_modes"],
+    "latent-plane": ["codes", "decoder"],
     "mean-field": [],
     "noisy-gradients": ["ability", "noise"],
   };

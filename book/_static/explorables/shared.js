@@ -3,9 +3,9 @@
 //   explorables.define("elbo-gap", {
 //     title,                   what it shows, in a few words
 //     parameters: {mu: {label, min, max, step, start, format}, ...},
-//     presets: [{label, values: {mu: 0, ...}}, ...],
+//     presets: [{label, values: {mu: 0, ...}, colour}, ...],
 //     state(parameters),       every number that is shown, from all parameters: a pure function
-//     numbers: [{label, value: (state) => text, colour}, "+", ...],
+//     numbers: [{label, value: (state) => text, colour}, "+", ...],   a label may be a function of the state too
 //     describe(state),         the picture in one sentence, for those who do not see it
 //     draw(view),              makes the picture; gives a function of (state, parameters) that moves it
 //   });
@@ -51,7 +51,8 @@ window.explorables = (() => {
     .control output { font-variant-numeric: tabular-nums; }
     .control input { grid-column: 1 / -1; width: 100%; height: 1.75rem; margin: 0; accent-color: var(--colour, var(--focus)); cursor: pointer; }
     .buttons { display: flex; flex-wrap: wrap; align-items: center; gap: 0.5rem; margin-top: 0.8rem; }
-    .buttons span { color: var(--muted); }
+    .buttons > span { color: var(--muted); }
+    button i { display: inline-block; width: 0.7rem; height: 0.7rem; border-radius: 50%; margin-right: 0.4rem; }
     button { font: inherit; color: var(--text); background: var(--soft); border: 1px solid var(--line); border-radius: 0.4rem; padding: 0.3rem 0.7rem; min-height: 2.2rem; cursor: pointer; }
     button:hover { border-color: var(--focus); }
     :focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }
@@ -189,7 +190,7 @@ window.explorables = (() => {
         this.numbers = entries.join((enter) => enter.append((d) => document.createElement(typeof d === "string" ? "i" : "div")));
         this.numbers.filter((d) => typeof d === "string").text((d) => d);
         this.numbers = this.numbers.filter((d) => typeof d !== "string").attr("class", "number");
-        this.numbers.append("span").text((d) => d.label);
+        this.numbers.append("span");
         this.numbers.append("b").style("color", (d) => d.colour ?? null);
       }
 
@@ -213,7 +214,9 @@ window.explorables = (() => {
         if (presets.length === 0) return;
         const row = this.live.append("div").attr("class", "buttons");
         if (spec.presetsLabel) row.append("span").text(spec.presetsLabel);
-        const buttons = row.selectAll("button").data(presets).join("button").attr("type", "button").text((d) => d.label);
+        const buttons = row.selectAll("button").data(presets).join("button").attr("type", "button");
+        buttons.filter((d) => d.colour).append("i").style("background", (d) => d.colour);
+        buttons.append("span").text((d) => d.label);
         buttons.on("click", (_, preset) => this.glide(preset.values));
       }
 
@@ -267,6 +270,7 @@ window.explorables = (() => {
         this.controls.select("input").property("value", (name) => this.parameters[name]);
         this.controls.select("input").attr("aria-valuetext", (name) => spec.parameters[name].format(this.parameters[name], state));
         this.numbers.select("b").text((d) => d.value(state));
+        this.numbers.select("span").text((d) => (typeof d.label === "string" ? d.label : d.label(state)));
         this.move?.(state, this.parameters);
         const words = spec.describe(state);
         this.picture.attr("aria-label", words);
