@@ -2,6 +2,7 @@
 
     python tools/export_explorables.py              every file
     python tools/export_explorables.py ability …    these
+    python tools/export_explorables.py stills       the pictures that stand still
 
 A data file is one call with JSON in it, `explorables.data.NAME = {…};`, because a page opened from the disk may load a
 script and not JSON.
@@ -11,12 +12,15 @@ import base64
 import functools
 import json
 import math
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from vae_tutorial import data, gaussian, linear_gaussian, models, training
 
@@ -125,7 +129,37 @@ def read(name: str) -> dict[str, Any]:
     return json.loads(script.removeprefix(f"explorables.data.{name} = ").removesuffix(";\n"))
 
 
+def draw_stills() -> None:
+    """A picture of each element as it begins, for paper and where there is no JavaScript. Needs playwright and Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    folder = FOLDER.parent
+    tags = sorted({file.stem for file in folder.glob("*.js")} - {"load", "shared"})
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as place:
+        executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))))
+        page = playwright.chromium.launch(executable_path=executable).new_page(
+            viewport={"width": 720, "height": 900}, device_scale_factor=2
+        )
+        for tag in tags:
+            file = Path(place) / "page.html"
+            script = f'<meta charset="utf-8"><script defer src="{(folder / "load.js").as_uri()}"></script>'
+            file.write_text(f"<!DOCTYPE html>{script}<{tag}></{tag}>", encoding="utf-8")
+            page.goto(file.as_uri())
+            page.wait_for_function("tag => document.querySelector(tag).frame === null", arg=tag)
+            still = folder / "still" / f"{tag}.png"
+            box = page.locator(f"{tag} .picture").bounding_box()
+            edge = 10  # numbers of an axis stand out a little
+            clip = {"x": box["x"] - edge, "y": box["y"], "width": box["width"] + 2 * edge, "height": box["height"] + 4}
+            page.screenshot(path=still, clip=clip)
+            with Image.open(still) as image:  # few colours: a third of the bytes
+                image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(still, optimize=True)
+            print(f"{still}: {still.stat().st_size} bytes")
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:] or EXPORTS:
+        if name == "stills":
+            draw_stills()
+            continue
         path(name).write_text(text(name, EXPORTS[name]()), encoding="utf-8")
         print(f"{path(name)}: {path(name).stat().st_size} bytes")

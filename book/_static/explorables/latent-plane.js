@@ -60,8 +60,8 @@
 
   function draw(view) {
     const wide = view.width >= 560;
-    const side = Math.min(view.width, 420);
-    const shown = wide ? Math.min(view.width - side - 36, 252) : 168;
+    const side = Math.floor(Math.min(wide ? 0.62 * view.width : view.width, 420));
+    const shown = wide ? Math.min(view.width - side - 30, 252) : 168;
     const box = view.picture.append("div").attr("class", "both");
     const area = panel({ picture: box.append("div").style("width", `${side}px`), width: side }, side, { top: 1, right: 1, bottom: 1, left: 1 });
     const x = d3.scaleLinear([-REACH, REACH], [0, area.width]);
@@ -89,7 +89,7 @@
       move({ x: px, y: py });
     });
 
-    const picture = box.append("div").attr("class", "decoded");
+    const picture = box.append("div").attr("class", "decoded").style("width", `${shown + 2}px`);
     const canvas = picture.append("canvas").attr("width", SIZE).attr("height", SIZE).attr("aria-hidden", "true");
     canvas.style("width", `${shown}px`).style("height", `${shown}px`);
     picture.append("div").text("what the decoder makes of z");
@@ -109,7 +109,7 @@
   define("latent-plane", {
     title: "Walk through the plane of a VAE",
     style: `
-      .both { display: flex; flex-wrap: wrap; justify-content: center; align-items: center; gap: 1rem 2rem; }
+      .both { display: flex; flex-wrap: wrap; justify-content: center; align-items: center; gap: 16px 28px; }
       .ground { fill: var(--soft); stroke: var(--line); cursor: crosshair; }
       .code { opacity: 0.75; }
       .ring { fill: none; stroke: var(--muted); stroke-dasharray: 4 3; }
