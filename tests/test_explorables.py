@@ -213,7 +213,7 @@ EXPECTED = {  # for each element: what the package computes, a grid of parameter
     ),
     "kl-directions": (kl_directions, grid(mu=[-4.0, -2.0, 0.3, 4.0], log_sigma=[-0.7, 0.0, 0.68, 1.2]), 1e-9),
     "latent-plane": (latent_plane, grid(z1=[-4.0, -0.31, 0.7, 4.0], z2=[-4.0, -1.3, 0.2, 2.05]), 1e-7),
-    "mean-field": (mean_field, grid(rho=[-0.98, -0.4, 0.0, 0.9], degrees=[0, 20, 45, 90]), 1e-9),
+    "mean-field": (mean_field, grid(rho=[-0.95, -0.4, 0.0, 0.9], degrees=[0, 20, 45, 90]), 1e-9),
     "noisy-gradients": (
         noisy_gradients,
         grid(log2_samples=[1, 3, 6], offset=[-50, 0, 22], rough=[0.0, 0.4, 1.0]),
@@ -384,6 +384,49 @@ def test_the_buttons_go_where_they_say(tag, open_page):
         reached.append(page.evaluate("tag => document.querySelector(tag).parameters", tag))
         assert reached[-1] != before, button.inner_text()
     assert all(a != b for a, b in itertools.combinations(reached, 2))
+
+
+def boxes(page, tag, *names):
+    """The boxes of drawn things, in pixels of the page, and the state they should show."""
+    page.evaluate(SETTLE)
+    found = [page.locator(f"{tag} .picture .{name}").first.bounding_box() for name in names]
+    return found, page.evaluate("tag => document.querySelector(tag).state()", tag)
+
+
+def test_the_bars_are_as_long_as_the_numbers_say(open_page):
+    page = open_page("elbo-gap")
+    (elbo, kl), now = boxes(page, "elbo-gap", "elbo", "kl")
+    assert kl["x"] == pytest.approx(elbo["x"] + elbo["width"], abs=0.6)
+    assert elbo["width"] / kl["width"] == pytest.approx((now["elbo"] + 46) / now["kl"], rel=0.02)
+    end = kl["x"] + kl["width"]
+    page.locator("elbo-gap .buttons button").nth(1).click()
+    (elbo, kl), now = boxes(page, "elbo-gap", "elbo", "kl")
+    assert elbo["width"] / kl["width"] == pytest.approx((now["elbo"] + 46) / now["kl"], rel=0.06)
+    assert kl["x"] + kl["width"] == pytest.approx(end, abs=0.6)  # the sum does not move
+
+    page = open_page("information-misfit")
+    page.locator("information-misfit .buttons button").nth(2).click()
+    (information, misfit), now = boxes(page, "information-misfit", "information", "misfit")
+    assert misfit["x"] == pytest.approx(information["x"] + information["width"], abs=0.6)
+    assert information["width"] / misfit["width"] == pytest.approx(now["information"] / now["misfit"], rel=0.02)
+
+
+def test_the_ellipses_are_the_gaussians(open_page):
+    page = open_page("mean-field")
+    page.evaluate("document.querySelector('mean-field').set({rho: 0.8, degrees: 20})")
+    (_, fit), now = boxes(page, "mean-field", "posterior", "fit")
+    drawn = page.locator("mean-field .picture .posterior").first
+    a, b = float(drawn.get_attribute("rx")), float(drawn.get_attribute("ry"))
+    angle = -math.radians(
+        float(re.search(r"rotate\((.*)\)", drawn.get_attribute("transform"))[1])
+    )  # the page's y points down
+    c, s = math.cos(angle), math.sin(angle)
+    covariance = [(a * c) ** 2 + (b * s) ** 2, (a**2 - b**2) * c * s, (a * s) ** 2 + (b * c) ** 2]
+    scale = covariance[0] / now["covariance"][0]  # square pixels
+    assert covariance == pytest.approx([scale * value for value in now["covariance"]])
+    assert [fit[name] for name in ("width", "height")] == pytest.approx(
+        [2 * math.sqrt(scale * value) for value in now["fitted_variances"]], abs=4
+    )
 
 
 def test_a_peak_can_be_dragged(open_page):

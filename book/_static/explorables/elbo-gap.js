@@ -57,8 +57,8 @@
     const nats = d3.scaleLinear([FLOOR, -18], [0, bar.width]);
     axisBelow(bar, nats, "nats");
     const evidence = nats(state({ mu: 0, log_sigma: 0 }).log_p);
-    const elbo = bar.group.append("rect").attr("height", bar.height).style("fill", "var(--blue)");
-    const kl = bar.group.append("rect").attr("height", bar.height).style("fill", stripes(bar, "var(--orange)"));
+    const elbo = bar.group.append("rect").attr("class", "elbo").attr("height", bar.height).style("fill", "var(--blue)");
+    const kl = bar.group.append("rect").attr("class", "kl").attr("height", bar.height).style("fill", stripes(bar, "var(--orange)"));
     bar.group.append("line").attr("x1", evidence).attr("x2", evidence).attr("y1", -8).attr("y2", bar.height + 6)
       .style("stroke", "var(--text)").style("stroke-width", 2.5);
     bar.group.append("text").attr("x", evidence).attr("y", -13).attr("text-anchor", "middle").text("log p(x)");

@@ -71,8 +71,8 @@
     const bar = panel(view, 100, { top: 26 });
     const nats = d3.scaleLinear([0, CEILING], [0, bar.width]).clamp(true);
     axisBelow(bar, nats, "nats");
-    const information = bar.group.append("rect").attr("height", bar.height).style("fill", "var(--green)");
-    const misfit = bar.group.append("rect").attr("height", bar.height).style("fill", stripes(bar, "var(--purple)"));
+    const information = bar.group.append("rect").attr("class", "information").attr("height", bar.height).style("fill", "var(--green)");
+    const misfit = bar.group.append("rect").attr("class", "misfit").attr("height", bar.height).style("fill", stripes(bar, "var(--purple)"));
     const most = nats(Math.log(3));
     bar.group.append("line").attr("x1", most).attr("x2", most).attr("y1", -8).attr("y2", bar.height + 6)
       .style("stroke", "var(--text)").style("stroke-width", 2).attr("stroke-dasharray", "3 2");

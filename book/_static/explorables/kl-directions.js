@@ -54,7 +54,7 @@
       { text: "q log(q/p), whose area is KL(q\u2016p)", colour: "var(--orange)", fill: 0.45 },
       { text: "p log(p/q), whose area is KL(p\u2016q)", colour: "var(--purple)", fill: 0.3, dash: "4 2" },
     ]);
-    const below = panel(view, Math.min(210, 120 + view.width / 8), { top: 12 });
+    const below = panel(view, Math.min(210, 120 + view.width / 8), { top: 18 });
     const nats = d3.scaleLinear([-0.35, 1.35], [below.height, 0]);
     axisBelow(below, z, "z");
     const integrands = below.group.append("g").attr("clip-path", below.clip);
@@ -63,11 +63,21 @@
     const forward = integrands.append("path").style("fill", stripes(below, "var(--purple)")).style("stroke", "var(--purple)");
     const reverse = integrands.append("path").style("fill", "var(--orange)").style("fill-opacity", 0.45).style("stroke", "var(--orange)");
     integrands.selectAll("path").style("stroke-width", 1.5);
+    const beyond = ["var(--orange)", "var(--purple)"].map((colour) =>
+      below.group.append("text").attr("y", -5).attr("text-anchor", "middle").style("fill", colour).text("\u25b2 goes on"));
     return (now) => {
       const logQ = (v) => logNormal(v, now.mu, now.sigma);
       q.attr("d", d3.line((v) => z(v), (v) => density(Math.exp(logQ(v))))(points));
-      reverse.attr("d", area((v) => Math.exp(logQ(v)) * (logQ(v) - logTarget(v))));
-      forward.attr("d", area((v) => Math.exp(logTarget(v)) * (logTarget(v) - logQ(v))));
+      const both = [
+        (v) => Math.exp(logQ(v)) * (logQ(v) - logTarget(v)),
+        (v) => Math.exp(logTarget(v)) * (logTarget(v) - logQ(v)),
+      ];
+      reverse.attr("d", area(both[0]));
+      forward.attr("d", area(both[1]));
+      both.forEach((f, k) => {
+        const top = points[d3.maxIndex(points, f)];
+        beyond[k].attr("x", z(top)).style("display", f(top) > nats.domain()[1] ? null : "none");
+      });
     };
   }
 

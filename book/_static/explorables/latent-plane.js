@@ -89,7 +89,7 @@
       move({ x: px, y: py });
     });
 
-    const picture = box.append("div").attr("class", "decoded").style("width", `${shown + 2}px`);
+    const picture = box.append("div").attr("class", "decoded").style("width", `${Math.max(shown + 2, 190)}px`);
     const canvas = picture.append("canvas").attr("width", SIZE).attr("height", SIZE).attr("aria-hidden", "true");
     canvas.style("width", `${shown}px`).style("height", `${shown}px`);
     picture.append("div").text("what the decoder makes of z");

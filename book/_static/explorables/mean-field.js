@@ -1,7 +1,7 @@
 // The best factorised Gaussian for a Gaussian posterior with correlation, and what it costs.
 (() => {
   "use strict";
-  const { define, format, normal, equallySpaced, panel, legend } = explorables;
+  const { define, format, normal, equallySpaced, panel, key } = explorables;
 
   // The covariance (1, rho; rho, 1), turned by an angle.
   function state({ rho, degrees }) {
@@ -24,8 +24,12 @@
   const REACH = 3.4;
 
   function draw(view) {
+    key(view, [
+      { text: "posterior", colour: "var(--grey)", fill: 0.3 },
+      { text: "best q = q(z\u2081) q(z\u2082)", colour: "var(--blue)" },
+    ]);
     const side = Math.min(view.width, 430);
-    const strip = 0.2 * side; // for the two marginals
+    const strip = 0.22 * side; // for the two marginals
     const area = panel(view, side + 4, { left: (view.width - side) / 2, right: (view.width - side) / 2, top: 0, bottom: 4 });
     const inner = side - strip - 8;
     const x = d3.scaleLinear([-REACH, REACH], [0, inner]);
@@ -44,11 +48,11 @@
     const ellipses = (colour, fill) =>
       rings.map((r) =>
         area.group.append("ellipse").datum(r).style("fill", fill ? colour : "none").style("fill-opacity", 0.22)
-          .style("stroke", colour).style("stroke-width", fill ? 1.2 : 2.5));
+          .attr("class", fill ? "posterior" : "fit").style("stroke", colour).style("stroke-width", fill ? 1.2 : 2.5));
     const posterior = ellipses("var(--grey)", true);
     const fit = ellipses("var(--blue)", false);
     const points = equallySpaced(-REACH, REACH, 241);
-    const height = d3.scaleLinear([0, 1.1], [0, strip]).clamp(true);
+    const height = d3.scaleLinear([0, 1.85], [0, strip]);
     const along = [
       (sigma) => d3.area((v) => x(v), strip, (v) => strip - height(normal(v, 0, sigma)))(points),
       (sigma) => d3.area().y((v) => y(v)).x0(inner + 8).x1((v) => inner + 8 + height(normal(v, 0, sigma)))(points),
@@ -58,10 +62,6 @@
       posterior: area.group.append("path").style("fill", "var(--grey)").style("fill-opacity", 0.3).style("stroke", "var(--grey)"),
       fit: area.group.append("path").style("fill", "none").style("stroke", "var(--blue)").style("stroke-width", 2.5),
     }));
-    legend(area, [
-      { text: "posterior", colour: "var(--grey)", fill: 0.3 },
-      { text: "best q(z\u2081) q(z\u2082)", colour: "var(--blue)" },
-    ], { x: 8, y: strip + 22 });
 
     return (now) => {
       const [a, b, c] = now.covariance;
@@ -87,7 +87,7 @@
   define("mean-field", {
     title: "What a factorised q loses to a correlation",
     parameters: {
-      rho: { label: "correlation", min: -0.98, max: 0.98, step: 0.01, start: 0.9, format: two },
+      rho: { label: "correlation", min: -0.95, max: 0.95, step: 0.01, start: 0.9, format: two },
       degrees: { label: "rotation", min: 0, max: 90, step: 1, start: 0, format: (value) => `${format(0)(value)}\u00b0` },
     },
     presets: [
