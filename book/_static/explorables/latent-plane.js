@@ -29,7 +29,7 @@
 
   // How many of the codes the prior would put within NEAR of a point: Simpson's rule over the radius, equal angles around.
   function expected(z1, z2) {
-    const [steps, angles] = [64, 32];
+    const [steps, angles] = [256, 32];
     const density = (a, b) => Math.exp(-0.5 * (a ** 2 + b ** 2) - LOG_2PI);
     const ring = (r) => r * d3.mean(d3.range(angles), (k) => {
       const angle = (2 * Math.PI * k) / angles;
