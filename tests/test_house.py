@@ -258,7 +258,7 @@ SHAPE = re.compile(r"\((?:\.\.\.|…|\*D|[A-Z]|\d+)(?:\s*,[^()]*)?\)|any shape")
 
 
 def documentation(function, inherited: str = "") -> list[str]:
-    """A docstring names every argument; it gives a shape where a tensor goes in or comes out."""
+    """A docstring names every argument, in more than a letter; it gives a shape where a tensor goes in or comes out."""
     text, signature = inspect.getdoc(function) or "", inspect.signature(function)
     if not text:
         return ["no docstring"]
@@ -266,6 +266,10 @@ def documentation(function, inherited: str = "") -> list[str]:
     arguments = [name for name in signature.parameters if name != "self"]
     problems = [
         f"the argument {n} is not described" for n in arguments if not re.search(rf"^\s*\*?{n}\b.*:", text, re.M)
+    ]
+    letters = re.findall(r"^\s*(\w+): \(?\w[.)]$", text, re.M)
+    problems += [
+        f"the argument {n} is a letter and a full stop, which a page shows as item A of a list" for n in letters
     ]
     annotations = [signature.return_annotation, *(signature.parameters[name].annotation for name in arguments)]
     tensors = any("Tensor" in str(a) or a is inspect.Signature.empty for a in annotations)
@@ -317,6 +321,13 @@ def test_the_documentation_guards_fail_on():
         2
         """
 
+    def lettered(x):
+        """Doubles.
+
+        Args:
+            x: B.
+        """
+
     def wrong(x):
         """Doubles.
 
@@ -327,18 +338,26 @@ def test_the_documentation_guards_fail_on():
     assert documentation(bare) == ["no docstring"]
     assert documentation(shapeless) == ["no shape"]
     assert documentation(silent) == ["the argument x is not described", "the argument y is not described"]
+    assert any("item A of a list" in problem for problem in documentation(lettered))
     assert examples(bare)
     assert examples(silent)
     assert examples(wrong)
 
 
 def neglected(module: str, root: Path, contents: str) -> list[str]:
-    """A module has a test file that imports it, an entry in the package's table of contents, a place on the API page."""
-    tests, api = root / "tests" / f"test_{module}.py", (root / "book" / "api.md").read_text(encoding="utf-8")
+    """A module has a test file that imports it, a line in three tables, the package's, README's and the API's,
+    and a page of the API."""
+    tests, page = root / "tests" / f"test_{module}.py", root / "book" / "api" / f"{module}.md"
+    shown = page.exists() and f":: vae_tutorial.{module}\n" in page.read_text(encoding="utf-8")
+    table = (root / "book" / "api.md").read_text(encoding="utf-8")
     tested = tests.exists() and f"vae_tutorial.{module}" in imported(tests.read_text(encoding="utf-8"))
     problems = [f"tests/test_{module}.py does not test it"] * (not tested)
     problems += ["the docstring of vae_tutorial does not list it"] * (f"``{module}``" not in contents)
-    return problems + ["book/api.md does not show it"] * (f":: vae_tutorial.{module}\n" not in api)
+    problems += [f"book/api/{module}.md does not show it: copy a neighbour"] * (not shown)
+    problems += ["the table of README.md does not list it"] * (
+        f"`{module}`" not in (root / "README.md").read_text("utf-8")
+    )
+    return problems + ["the table of book/api.md does not link it"] * (f"(api/{module}.md)" not in table)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -347,15 +366,18 @@ def test_every_module_is_tested_and_listed(module):
 
 
 def test_the_listing_guard_fails_on(tmp_path):
-    for folder in ("tests", "book"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "book" / "api.md").write_text(".. automodule:: vae_tutorial.bounds\n", encoding="utf-8")
+    for folder in ("tests", "book/api"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "README.md").write_text("| `bounds` |", encoding="utf-8")
+    (tmp_path / "book" / "api.md").write_text("[`bounds`](api/bounds.md)", encoding="utf-8")
+    (tmp_path / "book" / "api" / "bounds.md").write_text(".. automodule:: vae_tutorial.bounds\n", encoding="utf-8")
+    (tmp_path / "book" / "api" / "models.md").write_text(".. automodule:: vae_tutorial.bounds\n", encoding="utf-8")
     assert len(neglected("bounds", tmp_path, "``gaussian``")) == 2
     (tmp_path / "tests" / "test_bounds.py").write_text("import torch", encoding="utf-8")
     assert len(neglected("bounds", tmp_path, "``gaussian`` ``bounds``")) == 1
     (tmp_path / "tests" / "test_bounds.py").write_text("from vae_tutorial import bounds", encoding="utf-8")
     assert neglected("bounds", tmp_path, "``gaussian`` ``bounds``") == []
-    assert len(neglected("models", tmp_path, "``gaussian``")) == 3
+    assert len(neglected("models", tmp_path, "``gaussian``")) == 5
 
 
 # --- What is pinned, and what agrees ---------------------------------------------------------------------------------

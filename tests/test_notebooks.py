@@ -542,18 +542,24 @@ def test_code_up_to_the_limits_passes():
 
 
 def listed(toc):
-    """The documents of a table of contents, in its order."""
+    """The documents of a table of contents, in its order, those of a pattern by their names."""
     entries = [toc] if isinstance(toc, dict) else toc
     below = [
         entry.get(key, []) for entry in entries for key in ("chapters", "parts", "sections", "entries", "subtrees")
     ]
     own = [entry[key] for entry in entries for key in ("root", "file") if key in entry]
+    own += [path for entry in entries if "glob" in entry for path in matching(entry["glob"])]
     return own + [document for part in below for document in (listed(part) if part else [])]
+
+
+def matching(pattern):
+    return sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.glob(f"{pattern}.md"))
 
 
 def test_the_table_of_contents_lists_every_page():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    pages = {f"book/{path.stem}" for path in [*NOTEBOOKS, *BOOK.glob("*.md")]}
+    paths = [*NOTEBOOKS, *BOOK.glob("*.md"), *BOOK.glob("api/*.md")]
+    pages = {path.relative_to(ROOT).with_suffix("").as_posix() for path in paths}
     assert set(listed(toc)) == pages
     assert len(listed(toc)) == len(pages)
 

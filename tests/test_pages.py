@@ -170,6 +170,13 @@ def test_every_chapter_has_its_page(html):
     assert yaml.safe_load(toc)["root"] in (html / "index.html").read_text(encoding="utf-8")
 
 
+def test_no_page_has_a_menu_without_end(html):
+    """The API was one page once, with five hundred entries in its menu."""
+    counts = {page: len(soup(html / page).select(".page-toc a")) for page in PAGES}
+    assert max(counts.values()) > 10
+    assert {page: count for page, count in counts.items() if count > 100} == {}
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_can_be_downloaded(chapter, html):
     page = html / "book" / f"{chapter}.html"
@@ -270,6 +277,15 @@ def test_a_chapters_code_can_be_copied(chapter, html, browser):
     page = browser.new_page()
     page.goto((html / "book" / f"{chapter}.html").as_uri())
     assert page.locator(".cell_input pre").count() == page.locator(".cell_input button.copybtn").count() > 0
+    page.close()
+
+
+@pytest.mark.parametrize("anchor", ["#vae_tutorial.bounds.iwae", "#bounds", "#vae_tutorial.full_gaussian.kl"])
+def test_a_link_to_the_api_of_one_page_goes_on_to_the_modules(anchor, html, browser):
+    page = browser.new_page()
+    page.goto((html / "book" / "api.html").as_uri() + anchor)
+    page.wait_for_url(f"**/api/{anchor.strip('#').split('.')[-2 if '.' in anchor else 0]}.html*")
+    assert page.url.endswith(anchor) == ("." in anchor)
     page.close()
 
 

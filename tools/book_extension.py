@@ -43,6 +43,11 @@ def say_what_it_needs(app: Sphinx, what: str, name: str, thing: object, options:
         lines += ["", needs.sentence(thing), ""]
 
 
+def leave_out_fields(app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:
+    """A named tuple's fields stand in its signature; autodoc would add an entry without a word for each."""
+    return True if type(thing).__name__ == "_tuplegetter" else None
+
+
 def say_the_language(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document) -> None:
     """A page whose name ends in _zh is Chinese: browsers then choose its font, its line breaks and its voice."""
     if page.endswith("_zh"):
@@ -56,5 +61,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", say_the_language)
     app.setup_extension("sphinx.ext.autodoc")  # whose event this is
     app.connect("autodoc-process-docstring", say_what_it_needs)
+    app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("config-inited", show_buttons, priority=100)  # before the theme reads its options
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -19,7 +19,7 @@ class CapturedStep:
     Args:
         step: function of the index (B,), the rate () and the weight () that does the whole step, and returns its terms (2,).
         generator: behind all noise of the step.
-        batch_size: B.
+        batch_size: B, the data points in a batch.
     """
 
     def __init__(

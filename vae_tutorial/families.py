@@ -110,7 +110,7 @@ class MeanField(NamedTuple):
         """How many numbers a network gives for J latents: 2 J.
 
         Args:
-            num_latents: J.
+            num_latents: J, the numbers in a latent.
         """
         return 2 * num_latents
 
@@ -225,7 +225,7 @@ class FullRank(NamedTuple):
         """How many numbers a network gives for J latents: J means, and J (J + 1) / 2 entries of the factor.
 
         Args:
-            num_latents: J.
+            num_latents: J, the numbers in a latent.
         """
         return num_latents + num_latents * (num_latents + 1) // 2
 

@@ -401,7 +401,7 @@ class Likelihood(nn.Module):
         """Shape of the decoder's outputs for one data point: the data's own unless said otherwise.
 
         Args:
-            data_shape: D.
+            data_shape: D, the shape of one data point.
         """
         return tuple(data_shape)
 

@@ -76,7 +76,7 @@ class EncoderDecoder(nn.Module):
 
         Args:
             num_samples: K, at least 1.
-            num_data: B.
+            num_data: B, the data points in the batch.
             generator: source of the noise, on the model's device.
 
         Returns:

@@ -29,7 +29,7 @@ class LinearEncoder(_Layers):
 
     Args:
         data_shape: D, the shape of one data point.
-        num_latents: J.
+        num_latents: J, the numbers in a latent.
         num_outputs: P, at least J.
 
     Source: Lucas, Tucker, Grosse and Norouzi (2019), section 3.
@@ -48,7 +48,7 @@ class LinearDecoder(_Layers):
 
     Args:
         data_shape: D, the shape of what the decoder gives for one data point.
-        num_latents: J.
+        num_latents: J, the numbers in a latent.
 
     >>> LinearDecoder((1, 28, 28), num_latents=2)(torch.zeros(3, 2)).shape
     torch.Size([3, 1, 28, 28])
@@ -64,7 +64,7 @@ class MLPEncoder(_Layers):
 
     Args:
         data_shape: D, the shape of one data point.
-        num_outputs: P.
+        num_outputs: P, the numbers that come out.
         num_hidden: width of the hidden layer.
 
     Source: Kingma and Welling (2014), appendix C.
@@ -83,7 +83,7 @@ class MLPDecoder(_Layers):
 
     Args:
         data_shape: D, the shape of what the decoder gives for one data point.
-        num_latents: J.
+        num_latents: J, the numbers in a latent.
         num_hidden: width of the hidden layer.
 
     Source: Kingma and Welling (2014), appendix C.
@@ -107,7 +107,7 @@ class ConvEncoder(_Layers):
 
     Args:
         data_shape: (channels, height, width).
-        num_outputs: P.
+        num_outputs: P, the numbers that come out.
         num_channels: channels C on the grid.
         num_blocks: residual blocks.
         num_hidden: width of the hidden layer; without it, one linear layer joins grid and output.
@@ -153,7 +153,7 @@ class ConvDecoder(_Layers):
 
     Args:
         data_shape: (channels, height, width) of what the decoder gives for one data point.
-        num_latents: J.
+        num_latents: J, the numbers in a latent.
         num_channels: channels C on the grid.
         num_blocks: residual blocks.
         num_hidden: width of the hidden layer; without it, one linear layer joins latents and grid.

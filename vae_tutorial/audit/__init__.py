@@ -101,7 +101,7 @@ def audit(
         loss: to be minimised, called as ``loss(x, decoder_output, mu, second)`` with x and the decoder's output
             (B, \*D) in (0, 1) or beyond, mu and second (B, J); it returns a number or one per example, (B,).
         data_shape: \*D, such as (1, 28, 28) or (784,), as your loss expects it.
-        num_latents: J.
+        num_latents: J, the numbers in a latent.
         batch_size: B, at least 2, as in your training: beta may depend on it.
         noise_variance: the variance you mean when the loss is a squared error (for an absolute error the Laplace
             scale). Without it, it is read from the normaliser if the loss keeps one, and else taken to be 1.

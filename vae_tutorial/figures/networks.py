@@ -20,7 +20,7 @@ def plot_vae(data_shape: tuple[int, ...], num_latents: int, *, ax: Axes | None =
 
     Args:
         data_shape: D, the shape of one data point, such as (1, 28, 28).
-        num_latents: J.
+        num_latents: J, the numbers in a latent.
         ax: axes to draw on; a new figure without it.
 
     Returns:
@@ -72,7 +72,7 @@ def plot_autoencoder(data_shape: tuple[int, ...], num_latents: int, *, ax: Axes 
 
     Args:
         data_shape: D, the shape of one data point, such as (1, 28, 28).
-        num_latents: J.
+        num_latents: J, the numbers in a latent.
         ax: axes to draw on; a new figure without it.
 
     Returns:
