@@ -6,7 +6,10 @@ no such button. Once it is set, they link to the repository, to its issues, to t
 
 import inspect
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,20 @@ def say_the_language(app: Sphinx, page: str, template: str, context: dict[str, A
         context["language"] = "zh-Hans"
 
 
+def build_the_wheel(app: Sphinx, error: Exception | None) -> None:
+    """The package beside the pages, so that pip can install it from the site's own address."""
+    if error or app.builder.name != "html":
+        return
+    root, wheels = Path(__file__).resolve().parents[1], Path(app.outdir) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:  # setuptools packs what an older build left beside the sources
+        for path in [path for path in root.iterdir() if path.is_file()]:
+            shutil.copy(path, folder)
+        shutil.copytree(root / "vae_tutorial", Path(folder) / "vae_tutorial")
+        pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check", "--wheel-dir", str(wheels)]
+        subprocess.run([*pip, "--no-deps", "--no-build-isolation", folder], check=True)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
@@ -63,4 +80,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", say_what_it_needs)
     app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("config-inited", show_buttons, priority=100)  # before the theme reads its options
+    app.connect("build-finished", build_the_wheel)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
