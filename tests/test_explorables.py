@@ -600,14 +600,29 @@ def test_every_element_is_listed_and_tested():
     assert {file.stem for file in (FOLDER / "data").iterdir()} == set(export.EXPORTS)
 
 
-USED = re.compile(r"<([a-z]+-[a-z]+)>(.*?)</\1>", re.S)
+USED = re.compile(r"<([a-z]+(?:-[a-z]+)+)>(.*?)</\1>", re.S)
 
 
-def test_every_element_in_the_book_is_known_and_says_something_without_scripts():
+def misplaced(tags, texts):
+    """Elements of the book that load.js does not know or that say nothing without scripts; elements placed nowhere."""
+    uses = [(name, *use) for name, text in texts.items() for use in USED.findall(text)]
+    problems = [f"{name}: load.js does not know <{tag}>" for name, tag, _ in uses if tag not in tags]
+    problems += [
+        f"{name}: <{tag}> is empty without scripts" for name, tag, text in uses if not re.search(r"\w{3}", text)
+    ]
+    return problems + [f"no page places <{tag}>" for tag in sorted(set(tags) - {tag for _, tag, _ in uses})]
+
+
+def test_every_element_is_placed_and_says_something_without_scripts():
     sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.ipynb")]
-    uses = [(path.name, *use) for path in sources for use in USED.findall(path.read_text(encoding="utf-8"))]
-    assert uses
-    assert [(name, tag) for name, tag, inside in uses if tag not in TAGS or not re.search(r"\w{3}", inside)] == []
+    assert misplaced(TAGS, {path.name: path.read_text(encoding="utf-8") for path in sources}) == []
+
+
+def test_the_guard_of_the_places_fails_on():
+    assert misplaced(["a-b"], {"x.md": "<a-b>a picture</a-b>"}) == []
+    assert misplaced(["a-b", "c-d-e"], {"x.md": "<a-b>a picture</a-b>"}) == ["no page places <c-d-e>"]
+    assert misplaced(["a-b"], {"x.md": "<a-b>a picture</a-b> <c-d-e>a picture</c-d-e>"})
+    assert misplaced(["a-b"], {"x.md": "<a-b> </a-b>"})
 
 
 def test_every_element_has_a_picture_that_stands_still():

@@ -1,7 +1,8 @@
-"""What goes out with the pages: the package's wheel, and the line that installs it from the site's own address."""
+"""What goes out: the package's wheel, the line that installs it from the site's own address, the workflow on GitHub."""
 
 import functools
 import http.server
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import book_extension
 import pytest
+import yaml
 
 from conftest import ROOT
 
@@ -92,3 +94,54 @@ def test_the_first_page_fills_in_the_sites_own_address(where, html, wheel, brows
     (address,) = re.findall(r"^pip install (\S+\.whl) ", command)
     with urllib.request.urlopen(address) as answer:
         assert answer.read() == wheel.read_bytes()
+
+
+# --- On GitHub -------------------------------------------------------------------------------------------------------
+
+WORKFLOW = ROOT / ".github" / "workflows" / "book.yml"
+
+
+def misread(path):
+    """What GitHub's own schema of workflows, which comes with the checker, says against a file."""
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(path)]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode else ""
+
+
+def test_the_workflow_is_one_that_github_reads():
+    assert misread(WORKFLOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("runs-on:", "runs_on:"),
+        ("jobs:", "job:"),
+        ("contents: read", "contents: reading"),
+        ("needs: check", "needs: 1"),
+    ],
+)
+def test_the_workflow_guard_fails_on(old, new, tmp_path):
+    text = WORKFLOW.read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "book.yml").write_text(text.replace(old, new), encoding="utf-8")
+    assert misread(tmp_path / "book.yml")
+
+
+def test_the_workflow_runs_every_test_and_publishes_what_it_built():
+    jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert "bash .ci/run" in [step.get("run") for step in steps]
+    assert [step["with"]["path"] for step in steps if "pages-artifact" in step.get("uses", "")] == ["_build/html"]
+    assert jobs["publish"]["needs"] == "check"
+    assert [
+        step["uses"] for step in steps if not re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/x@v1"))
+    ] == []
+
+
+def test_make_passes_the_flags_of_the_environment_to_pip():
+    outer = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}  # of a make around this test
+    environment = outer | {"PIP_FLAGS": "--extra-index-url https://example.com/cpu"}
+    command = ["make", "--dry-run", "--always-make", ".venv/.installed"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert "--extra-index-url https://example.com/cpu -r requirements.txt" in done.stdout
