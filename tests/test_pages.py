@@ -19,7 +19,7 @@ from conftest import chromium, problem_of_the_build, report
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
-MATHJAX = ROOT / "book" / "_static" / "mathjax" / "tex-chtml-full.js"
+STATIC = ROOT / "book" / "_static"
 PAGES = sorted(str(path.relative_to(HTML)) for path in HTML.rglob("*.html") if "_static" not in path.parts)
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 every_page = pytest.mark.parametrize("page", PAGES or ["index.html"])
@@ -29,7 +29,7 @@ RAW = re.compile(
     r"\$\$|(?<![\w$])\$[^$\n]+\$|\\[a-zA-Z]{2,}|\\[()\[\]]|[_^]\{|`|:::|\*\*\w[^*\n]*\*\*"
     r"|\{(?:eq|ref|doc|term|numref|math|cite|prf)[:\w]*\}|(?<!\w):(?:eq|ref|doc|term|math|cite|class|func|mod)[:\w]*:",
 )
-CODE = "script, style, noscript, template, pre, code, textarea, .highlight, mjx-container"
+CODE = "script, style, noscript, template, pre, code, textarea, .highlight, .katex"
 
 
 def raw(text):
@@ -188,7 +188,6 @@ def test_a_chapter_can_be_downloaded(chapter, html):
 # --- The pages in a browser ------------------------------------------------------------------------------------------
 
 TYPESET = """async () => {
-    if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
     await document.fonts.ready;
     const all = selector => [...document.querySelectorAll(selector)];
     const words = [];
@@ -197,13 +196,13 @@ TYPESET = """async () => {
         if (!walker.currentNode.parentElement.closest("CODE")) words.push(walker.currentNode.data);
     return {
         text: words.join(" "),
-        left: all(".math").filter(e => !e.closest("pre") && !e.querySelector("mjx-container")).map(e => e.textContent),
-        wrong: all("mjx-merror").map(e => e.dataset.mjxError ?? e.textContent),
-        undefined: all("mjx-container [style*='color: red']").length,
+        left: all(".math").filter(e => !e.closest("pre") && !e.querySelector(".katex")).map(e => e.textContent),
         fonts: [...document.fonts].filter(f => f.status === "error").map(f => f.family),
         images: all("img").filter(e => e.complete && !e.naturalWidth).map(e => e.src),
     };
 }""".replace("CODE", CODE)
+
+SETTLED = "() => new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done))))"
 
 # How wide the page is, and what sticks out to the right with no scroll bar of its own around it.
 OVERFLOW = """() => {
@@ -212,11 +211,28 @@ OVERFLOW = """() => {
         (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
     const end = e => e.getBoundingClientRect().left + Math.max(e.getBoundingClientRect().width, e.scrollWidth);
     const article = document.querySelector(".bd-article") ?? document.body;
-    const wide = [...article.querySelectorAll("*")].filter(e => e.checkVisibility() && end(e) > width + 1 && !scrolls(e));
+    const all = article.querySelectorAll("*:not(.katex-mathml, .katex-mathml *, .katex svg *)");
+    const wide = [...all].filter(e => e.checkVisibility() && end(e) > width + 1 && !scrolls(e));
     const inmost = wide.filter(e => !wide.some(other => other !== e && e.contains(other)));
     return [page.scrollWidth > width ? page.scrollWidth + " px wide" : "",
             ...inmost.slice(0, 3).map(e => `${e.tagName}.${e.className} sticks out: ${e.textContent.trim().slice(0, 40)}`)];
 }"""
+
+# Formulas: the number beside, and no tab stop but where a box scrolls, which then has a name.
+FORMULAS = """() => [...document.querySelectorAll(".math")].filter(e => e.checkVisibility()).flatMap(math => {
+    const words = math.textContent.trim().slice(0, 40);
+    const number = math.querySelector(".eqno")?.getBoundingClientRect();
+    const box = [math, ...math.querySelectorAll(".formula")].find(e => getComputedStyle(e).overflowX === "auto");
+    const scrolls = box && box.scrollWidth > box.clientWidth + 1;
+    const end = box?.getBoundingClientRect().right ?? Infinity;
+    const over = piece => piece.left < number.right - 1 && Math.min(end, piece.right) > number.left + 1
+        && piece.top < number.bottom - 1 && piece.bottom > number.top + 1;
+    const pieces = [...math.querySelectorAll(".katex-base")].map(e => e.getBoundingClientRect());
+    const stops = [...math.querySelectorAll("*:not(.eqno *)")].filter(e => e.tabIndex >= 0 && !(scrolls && e === box));
+    return [number && pieces.some(over) && "the number lies over",
+            scrolls && !(box.tabIndex === 0 && box.role && box.ariaLabel) && "no name or no tab stop for what scrolls",
+            stops.length && "a tab stop that does not scroll"].filter(Boolean).map(problem => `${problem}: ${words}`);
+})"""
 
 # The brightness of the page and of its text, 0 to 1.
 BRIGHTNESS = """() => {
@@ -244,7 +260,8 @@ def visit(browser, url):
     page.goto(url)
     problems += reading_problems(page.evaluate(TYPESET)) + theme_problems(page, "light")
     page.set_viewport_size({"width": 390, "height": 844})
-    problems += [f"at 390 px: {problem}" for problem in page.evaluate(OVERFLOW) if problem]
+    page.evaluate(SETTLED)
+    problems += [f"at 390 px: {problem}" for problem in page.evaluate(OVERFLOW) + page.evaluate(FORMULAS) if problem]
     page.emulate_media(color_scheme="dark")
     page.reload()
     problems += theme_problems(page, "dark")
@@ -254,7 +271,6 @@ def visit(browser, url):
 
 def reading_problems(seen):
     problems = raw(seen["text"]) + [f"not typeset: {tex}" for tex in seen["left"]]
-    problems += [f"MathJax: {error}" for error in seen["wrong"]] + ["MathJax: undefined macro"] * seen["undefined"]
     problems += [f"font {family}" for family in seen["fonts"]] + [f"no image {url}" for url in seen["images"]]
     return problems
 
@@ -301,11 +317,20 @@ def test_the_search_works_without_a_server(html, browser):
 STYLE = (
     "html {background: #fff; color: #111} @media (prefers-color-scheme: dark) {html {background: #111; color: #eee}}"
 )
+SHEETS = "".join(
+    f'<link rel="stylesheet" href="{(STATIC / name).as_uri()}">' for name in ("katex/katex.min.css", "book.css")
+)
+SCRIPTS = "".join(
+    f'<script defer src="{(STATIC / name).as_uri()}"></script>' for name in ("katex/katex.min.js", "formulas.js")
+)
 GOOD = f"""<!DOCTYPE html><html lang="en"><head><title>A page</title><link rel="icon" href="data:,">
-<style>{STYLE} body, main {{background: inherit; color: inherit}}</style></head><body><main>
+<style>{STYLE} body, main {{background: inherit; color: inherit}}</style></head><body><main class="bd-article">
 <p id="top">Text with <a href="#top">a link</a>, <a href="https://example.com">one outside</a>, <code>$$x$$</code> and
 <span class="math">\\(x\\)</span>. <img src="picture.svg" alt="A grey square"></p></main>
-<script src="{MATHJAX.as_uri()}"></script></body></html>"""
+{SHEETS}{SCRIPTS}</body></html>"""
+LONG = "\\[" + "a + " * 40 + "b\\]"
+ROW, ON_TOP = "display: flex; position: relative", "position: absolute; top: 0; bottom: 0; right: 0"
+TABBED = 'addEventListener("load", () => document.querySelectorAll(".formula").forEach((e) => (e.tabIndex = 0)))'
 PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
 OUT = "https://example.com"
 
@@ -372,10 +397,15 @@ BROWSER_BREAKS = [
     ("failed", '<img src="missing.png" alt="A grey square">'),
     ("raw markup", "<p>It is <span>$</span>$x + y$<span>$</span></p>"),
     ("raw markup", "<p>see {eq}`elbo`</p>"),
-    ("not typeset", '<div class="mathjax_ignore"><p class="math">\\(x\\)</p></div>'),
     ("not typeset", '<p class="math">\\(\\frac{a\\)</p>'),
-    ("MathJax: ", '<p class="math">\\(\\left( a\\)</p>'),
-    ("MathJax: undefined macro", '<p class="math">\\(\\nomacro x\\)</p>'),
+    ("console: KaTeX", '<p class="math">\\(\\left( a\\)</p>'),
+    ("console: KaTeX parse error: Undefined", '<p class="math">\\(\\nomacro x\\)</p>'),
+    (
+        "at 390 px: the number lies over",
+        f'<div class="math" style="{ROW}"><b class="eqno" style="{ON_TOP}">(1)</b>{LONG}</div>',
+    ),
+    ("at 390 px: no name or no tab stop", f'<div class="math" style="overflow: auto">{LONG}</div>'),
+    ("at 390 px: a tab stop", f'<p class="math">\\(x\\)</p><script>{TABBED}</script>'),
     ("at 390 px: 6", '<p style="width: 600px">wide</p>'),
     ("at 390 px: PRE", '<div style="overflow: hidden"><pre style="width: 600px">cut off</pre></div>'),
     ("in the dark theme", "<style>html {background: #fff !important}</style>"),
@@ -403,9 +433,7 @@ def site(tmp_path):
 @pytest.mark.parametrize("guard", FILE_GUARDS, ids=lambda guard: guard.__name__)
 def test_the_good_page_passes(guard, site):
     page = site('<a href="other.html#top">x</a><p>It costs $5, or 2^10 cents: see (4.1).</p>')
-    page.write_text(
-        page.read_text(encoding="utf-8").replace(f'<script src="{MATHJAX.as_uri()}"></script>', ""), "utf-8"
-    )
+    page.write_text(page.read_text(encoding="utf-8").replace(SHEETS + SCRIPTS, ""), "utf-8")
     assert guard(page, page.parent) == []
 
 
