@@ -77,5 +77,7 @@ def imports_of_siblings(module: str) -> list[str]:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_that_needs_no_sibling_says_so_in_its_first_lines(name: str) -> None:
     first = (importlib.import_module(f"vae_tutorial.{name}").__doc__ or "").splitlines()[:6]
-    says = "It needs no other module of the package" in " ".join(line.strip() for line in first)
-    assert says == (not imports_of_siblings(name))
+    sentence = "It needs no other module of the package"
+    says, needs = sentence in " ".join(line.strip() for line in first), imports_of_siblings(name)
+    assert says or needs, f"say at the top of the docstring of vae_tutorial.{name}: {sentence}."
+    assert not (says and needs), f"the docstring of vae_tutorial.{name} says {sentence!r}, but: {needs}"

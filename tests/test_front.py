@@ -8,6 +8,8 @@ import nbformat
 import numpy as np
 from matplotlib.image import imread
 
+from conftest import report
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -23,12 +25,28 @@ def test_the_picture_at_the_front_is_what_the_recorded_model_draws() -> None:
     assert np.abs(shown - drawn).max() <= 3  # grey levels: another processor may round otherwise
 
 
-def test_the_minutes_on_the_first_page_are_those_of_the_chapters() -> None:
-    intro = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
-    listed = dict(re.findall(r"\]\((\d\d_\w+)\.ipynb\)\*\* \|.*\| (\d+) \|$", intro, re.M))
-    said = {}
-    for path in sorted((ROOT / "book").glob("[0-9]*.ipynb")):
-        opening = nbformat.read(path, as_version=4).cells[0].source
-        found = re.search(r"\*\*Time\*\* (\d+) minutes", opening)
-        said[path.stem] = found[1] if found else listed.get(path.stem)
-    assert listed == said
+def off_the_map(intro: str, openings: dict[str, str]) -> list[str]:
+    """Chapters without a row on the first page's map, and rows whose minutes are not those of the chapter's own box."""
+    rows = re.findall(r"^\|.*\]\((\d\d_\w+)\.ipynb\).*\| *(\d+) *\|[ \t]*$", intro, re.M)
+    said = {name: re.search(r"\*\*Time\*\* (\d+) minutes", opening) for name, opening in openings.items()}
+    due = {name: found[1] if found else "" for name, found in said.items()}
+    wrong = [
+        f"{n}: the map says {m} minutes, the chapter's box {due[n]}" for n, m in rows if due.get(n, "") not in ("", m)
+    ]
+    wrong += [f"the map of book/intro.md has a row of {n}, which is no chapter" for n, _ in rows if n not in due]
+    row = "| **NN** | **[title](NN_name.ipynb)** | question | minutes |"
+    return wrong + [f"the map of book/intro.md has no row of {n}: {row}" for n in due if n not in dict(rows)]
+
+
+def test_the_map_on_the_first_page_lists_the_chapters_with_their_minutes() -> None:
+    paths = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
+    openings = {path.stem: nbformat.read(path, as_version=4).cells[0].source for path in paths}
+    report(off_the_map((ROOT / "book" / "intro.md").read_text(encoding="utf-8"), openings))
+
+
+def test_the_guard_of_the_map_fails_on() -> None:
+    row = "| **1** | **[A](01_a.ipynb)** | Why? | 35 |\n"
+    assert off_the_map(row, {"01_a": "**Time** 35 minutes"}) == []
+    assert off_the_map(row, {"01_a": "**Time** 40 minutes"})
+    assert off_the_map(row, {"01_a": "**Time** 35 minutes", "02_b": "**Time** 5 minutes"})
+    assert off_the_map(row, {})
