@@ -25,13 +25,14 @@ PACKAGE := $(wildcard vae_tutorial/*.py vae_tutorial/*/*)
 RESULTS := $(wildcard book/results/*)
 PAGES   := $(shell find book -type f -not -path '*/.*' -not -path 'book/results/*')
 
-.PHONY: help book test lint notebooks portable clean
+.PHONY: help book test lint format notebooks portable clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make book         build the book; prints the path of the page to open'
 	@echo 'make test         build what is stale, then lint, types, unit tests, notebooks, pages'
 	@echo 'make lint         ruff and mypy alone'
+	@echo 'make format       mend what ruff can mend'
 	@echo 'make notebooks    run every notebook in place and record its text outputs; NOTEBOOKS="book/04_elbo.ipynb" for one'
 	@echo 'make portable     run the notebooks as other processors would; list the checked outputs that differ (25 minutes)'
 	@echo 'make clean        remove what the commands above made, except .venv'
@@ -73,6 +74,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
 
 test: lint book
 	$(BIN)/python -m pytest
