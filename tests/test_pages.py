@@ -5,12 +5,14 @@ network, in the light and the dark theme and at the width of a phone. Every guar
 must refuse.
 """
 
+import importlib
 import os
 import re
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import needs
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -175,6 +177,29 @@ def test_no_page_has_a_menu_without_end(html):
     counts = {page: len(soup(html / page).select(".page-toc a")) for page in PAGES}
     assert max(counts.values()) > 10
     assert {page: count for page, count in counts.items() if count > 100} == {}
+
+
+MODULES = sorted(path.stem for path in (ROOT / "book" / "api").glob("*.md"))
+
+
+def missing_from_the_api(module, page):
+    """Public functions without an entry on their module's page, and entries that say nothing."""
+    names = needs.public_functions(importlib.import_module(f"vae_tutorial.{module}"))
+    due = [f"vae_tutorial.{module}.{name}" for name in names]
+    problems = [f"no entry of {name}" for name in due if name not in anchors(page)]
+    return problems + ["an entry of a tuple's field"] * ("Alias for field number" in soup(page).get_text())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_page_of_the_api_shows_every_function(module, html):
+    report(missing_from_the_api(module, html / "book" / "api" / f"{module}.html"))
+
+
+def test_the_guard_of_the_api_fails_on(tmp_path):
+    (tmp_path / "bounds.html").write_text(
+        '<p id="vae_tutorial.bounds.elbo">Alias for field number 0</p>', encoding="utf-8"
+    )
+    assert len(missing_from_the_api("bounds", tmp_path / "bounds.html")) >= 2
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
