@@ -259,6 +259,24 @@ FORMULAS = """() => [...document.querySelectorAll(".math")].filter(e => e.checkV
             stops.length && "a tab stop that does not scroll"].filter(Boolean).map(problem => `${problem}: ${words}`);
 })"""
 
+# Findings of axe, serious and critical. It is slow where there are thousands of elements, so formulas are taken out before
+# (FORMULAS looks at them), and of code one word in each colour is left.
+THIN = """() => {
+    const seen = new Set();
+    document.querySelectorAll(".formula, .katex").forEach(e => e.remove());
+    document.querySelectorAll("pre span").forEach(e => {
+        const kind = [e.className, e.parentElement.className, e.closest("pre").parentElement.className].join();
+        if (seen.has(kind) && !e.querySelector("[id]")) e.remove();
+        seen.add(kind);
+    });
+}"""
+AXE = """async (rules) => {
+    const options = {preload: false, resultTypes: ["violations"], ...(rules && {runOnly: rules})};
+    const found = (await axe.run(document, options)).violations.filter(v => /serious|critical/.test(v.impact));
+    const say = (rule, node) => `axe ${rule.id}: ${node.target.join(" ")} ${node.failureSummary.split("\\n")[1] ?? ""}`;
+    return found.flatMap(rule => rule.nodes.map(node => say(rule, node)));
+}"""
+
 # The brightness of the page and of its text, 0 to 1.
 BRIGHTNESS = """() => {
     const grey = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, c) => sum + c / 765, 0);
@@ -290,6 +308,14 @@ def visit(browser, url):
     page.emulate_media(color_scheme="dark")
     page.reload()
     problems += theme_problems(page, "dark")
+    page.evaluate(SETTLED)
+    page.evaluate(THIN)
+    page.evaluate((ROOT / "tests" / "vendor" / "axe.min.js").read_text(encoding="utf-8"))
+    problems += [f"dark: {problem}" for problem in page.evaluate(AXE, ["color-contrast"])]  # the rest does not change
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    page.evaluate(SETTLED)
+    problems += page.evaluate(AXE)
     context.close()
     return problems
 
@@ -339,9 +365,8 @@ def test_the_search_works_without_a_server(html, browser):
 
 # --- The guards themselves -------------------------------------------------------------------------------------------
 
-STYLE = (
-    "html {background: #fff; color: #111} @media (prefers-color-scheme: dark) {html {background: #111; color: #eee}}"
-)
+DARK = "@media (prefers-color-scheme: dark) {html {background: #111; color: #eee}}"
+STYLE = f"a {{color: inherit}} html {{background: #fff; color: #111}} {DARK}"
 SHEETS = "".join(
     f'<link rel="stylesheet" href="{(STATIC / name).as_uri()}">' for name in ("katex/katex.min.css", "book.css")
 )
@@ -433,6 +458,9 @@ BROWSER_BREAKS = [
     ("at 390 px: a tab stop", f'<p class="math">\\(x\\)</p><script>{TABBED}</script>'),
     ("at 390 px: 6", '<p style="width: 600px">wide</p>'),
     ("at 390 px: PRE", '<div style="overflow: hidden"><pre style="width: 600px">cut off</pre></div>'),
+    ("axe color-contrast", '<p style="color: #888; background: #fff">pale</p>'),
+    ("dark: axe color-contrast", '<p style="color: #555; background: #111">dim</p>'),
+    ("axe button-name", "<button></button>"),
     ("in the dark theme", "<style>html {background: #fff !important}</style>"),
     ("in the light theme", "<style>html {color: #eee !important}</style>"),
 ]

@@ -6,6 +6,7 @@ no such button. Once it is set, they link to the repository, to its issues, to t
 
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,28 @@ def say_the_language(app: Sphinx, page: str, template: str, context: dict[str, A
         context["language"] = "zh-Hans"
 
 
+CHINESE = re.compile(
+    r"[\u3400-\u9fff](?:[\u3400-\u9fff、，（）]*[\u3400-\u9fff）])?(?=[^<>]*<)"
+)  # in text, not in a tag
+
+
+MENDED = {  # what extensions write and axe refuses
+    '<summary aria-label="Toggle hidden content">': "<summary>",  # folded code is named by its words
+    '<dl>\n<dd><em class="sig-param': '<dl role="presentation">\n<dd><em class="sig-param',  # arguments define nothing
+    'role="doc-biblioentry"': 'role="listitem"',  # of a list of references
+}
+
+
+def mend_the_body(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document) -> None:
+    """Chinese terms in an English page are marked, or they are read aloud as English; and what MENDED says."""
+    body = context.get("body", "")
+    if not page.endswith("_zh"):
+        body = CHINESE.sub(r'<span lang="zh-Hans">\g<0></span>', body)
+    for written, mended in MENDED.items():
+        body = body.replace(written, mended)
+    context["body"] = body
+
+
 def build_the_wheel(app: Sphinx, error: Exception | None) -> None:
     """The package beside the pages, so that pip can install it from the site's own address."""
     if error or app.builder.name != "html":
@@ -76,6 +99,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
     app.connect("doctree-read", drop_repeated_ids)
     app.connect("html-page-context", say_the_language)
+    app.connect("html-page-context", mend_the_body)
     app.setup_extension("sphinx.ext.autodoc")  # whose event this is
     app.connect("autodoc-process-docstring", say_what_it_needs)
     app.connect("autodoc-skip-member", leave_out_fields)
