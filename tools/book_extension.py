@@ -2,9 +2,14 @@
 
 Every button that needs the book's public address hangs on `repository: url:` there. While the address is empty, pages carry
 no such button. Once it is set, they link to the repository, to its issues, to their own source, and notebooks to Colab.
+
+What a reader searches for is found in American and British spelling alike, and by the other words of the glossary's table.
+Every page says in its head what it is about, and every image in its page how large it is.
 """
 
+import html
 import inspect
+import json
 import os
 import re
 import shutil
@@ -15,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from PIL import Image
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.search.en import SearchEnglish
 
 BUTTONS = ("use_repository_button", "use_issues_button", "use_edit_page_button")
 COLAB = "https://colab.research.google.com"
@@ -94,10 +102,113 @@ def build_the_wheel(app: Sphinx, error: Exception | None) -> None:
         subprocess.run([*pip, "--no-deps", "--no-build-isolation", folder], check=True)
 
 
+# British spellings as American ones, for the search: pattern and replacement, read by Python and by JavaScript. Both the
+# index and the query go through them, so a word that they spoil ("noize") is spoilt alike on both sides.
+SPELLINGS = [
+    ("is(?=(e|ed|es|er|ers|ing|ation|ations)$)", "iz"),
+    ("ys(?=(e|ed|es|er|ers|ing)$)", "yz"),
+    ("ell(?=(ed|ing|er|ers)$)", "el"),
+    ("olour", "olor"),
+    ("viour", "vior"),
+    ("vour", "vor"),
+    ("bour", "bor"),
+    ("centr(?=(e|ed|es|ing)$)", "center"),
+    ("^grey", "gray"),
+    ("parametri(?=[sz])", "parameteri"),
+    ("learnt$", "learned"),
+]
+
+
+class English(SearchEnglish):
+    """English for the search, in either spelling."""
+
+    js_stemmer_code = (
+        SearchEnglish.js_stemmer_code
+        + "var OneSpelling = Stemmer; Stemmer = function () { const stemmer = new OneSpelling(); this.stemWord = (word) => "
+        + f"stemmer.stemWord({json.dumps(SPELLINGS)}.reduce((w, [from, to]) => w.replace(new RegExp(from), to), word)); }};"
+    )
+
+    def stem(self, word: str) -> str:
+        for pattern, replacement in SPELLINGS:
+            word = re.sub(pattern, replacement, word.lower(), count=1)
+        return super().stem(word)
+
+
+GLOSSARY = "book/glossary.md"
+OTHER_WORDS = re.compile(r"^\| (.+) \| \[.+\]\((\w+)\.\w+(?:#([\w-]+))?\) \|$", re.M)
+
+
+def find_by_other_words(app: Sphinx, doctree: nodes.document) -> None:
+    """The glossary's table of other words, for the search: each leads to the page, and the place, that its line names."""
+    app.env.note_dependency(GLOSSARY)
+    for words, page, place in OTHER_WORDS.findall((Path(app.srcdir) / GLOSSARY).read_text(encoding="utf-8")):
+        if f"book/{page}" == app.env.docname:
+            entries = [("single", word, place, "main", None) for word in words.split(", ")]
+            doctree += addnodes.index(entries=entries)
+
+
+SYMBOLS = {"mid": "|", "phi": "φ", "theta": "θ", "epsilon": "ε", "mu": "μ", "sigma": "σ", "beta": "β"}
+DESCRIPTION = 200  # characters, about what a search engine shows
+
+
+def describe(app: Sphinx, doctree: nodes.document) -> None:
+    """What a page is about, in its own words: the first sentences of its box "In short", or of its text."""
+    paragraphs = list(doctree.findall(nodes.paragraph))
+    in_short = [p for p in paragraphs if "in-short" in p.parent.get("classes", [])]
+    text = ""
+    for sentence in sentences((in_short or paragraphs)[0]) if paragraphs else []:
+        if text and len(f"{text} {sentence}") > DESCRIPTION:
+            break
+        text = f"{text} {sentence}".strip()
+    app.env.metadata[app.env.docname]["description"] = text
+
+
+def sentences(paragraph: nodes.paragraph) -> list[str]:
+    """The sentences of a paragraph as plain text; one with a formula that letters cannot write is left out."""
+    text = re.sub(r"\\([a-z]+) ?", lambda m: SYMBOLS.get(m[1], m[0]), " ".join(paragraph.astext().split()))
+    return [part for part in re.split(r"(?<=[.?!])\s+|(?<=[。？！])", text) if part and not re.search(r"[\\{}$]", part)]
+
+
+def say_what_it_is_about(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    described = {name: facts.get("description", "") for name, facts in app.env.metadata.items()}
+    text = described.get(page) or f"{context.get('title', 'Search')}: {context['project']}."
+    context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{html.escape(text)}" />'
+    if page == app.config.root_doc:
+        context["docstitle"] = ""  # the title of the first page is the book's: once is enough
+    if page == "search":  # a page opened from the disk may not read the others: what the results show in their place
+        context["metatags"] += f"\n<script>const DESCRIPTIONS = {json.dumps(described)};</script>"
+
+
+def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Widths and heights, so that no text moves when an image arrives. All but a page's first image wait to be near."""
+    files = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
+    first = True
+
+    def sized(match: re.Match[str]) -> str:
+        nonlocal first
+        file = files.get(match[1].rsplit("/", 1)[-1])
+        if file is None or " width=" in match[0]:
+            return match[0]
+        with Image.open(file) as image:
+            width, height = image.size
+        wait = "" if first else ' loading="lazy"'
+        first = False
+        return f'<img width="{width}" height="{height}"{wait}{match[0][4:]}'
+
+    context["body"] = re.sub(r'<img [^>]*?src="([^"]+)"[^>]*>', sized, context.get("body", ""))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
+    app.add_search_language(English)
     app.connect("doctree-read", drop_repeated_ids)
+    app.connect("doctree-read", find_by_other_words)
+    app.connect("doctree-read", describe)
+    app.connect("html-page-context", say_what_it_is_about)
+    app.connect("html-page-context", size_images)
     app.connect("html-page-context", say_the_language)
     app.connect("html-page-context", mend_the_body)
     app.setup_extension("sphinx.ext.autodoc")  # whose event this is
