@@ -75,6 +75,8 @@ MENDED = {  # what extensions write and axe refuses
     '<summary aria-label="Toggle hidden content">': "<summary>",  # folded code is named by its words
     '<dl>\n<dd><em class="sig-param': '<dl role="presentation">\n<dd><em class="sig-param',  # arguments define nothing
     'role="doc-biblioentry"': 'role="listitem"',  # of a list of references
+    "</li>\n<ul>": "<ul>",  # the list of modules: a list within a list stands in one of its items
+    "</ul><li>": "</ul></li>\n<li>",
 }
 
 
@@ -175,8 +177,6 @@ def say_what_it_is_about(
     described = {name: facts.get("description", "") for name, facts in app.env.metadata.items()}
     text = described.get(page) or f"{context.get('title', 'Search')}: {context['project']}."
     context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{html.escape(text)}" />'
-    if page == app.config.root_doc:
-        context["docstitle"] = ""  # the title of the first page is the book's: once is enough
     if page == "search":  # a page opened from the disk may not read the others: what the results show in their place
         context["metatags"] += f"\n<script>const DESCRIPTIONS = {json.dumps(described)};</script>"
 
