@@ -149,7 +149,7 @@ def find_by_other_words(app: Sphinx, doctree: nodes.document) -> None:
             doctree += addnodes.index(entries=entries)
 
 
-SYMBOLS = {"mid": "|", "phi": "φ", "theta": "θ", "epsilon": "ε", "mu": "μ", "sigma": "σ", "beta": "β"}
+SYMBOLS = {"mid": "| ", "phi": "φ", "theta": "θ", "epsilon": "ε", "mu": "μ", "sigma": "σ", "beta": "β"}
 DESCRIPTION = 200  # characters, about what a search engine shows
 
 
@@ -168,14 +168,18 @@ def describe(app: Sphinx, doctree: nodes.document) -> None:
 def sentences(paragraph: nodes.paragraph) -> list[str]:
     """The sentences of a paragraph as plain text; one with a formula that letters cannot write is left out."""
     text = re.sub(r"\\([a-z]+) ?", lambda m: SYMBOLS.get(m[1], m[0]), " ".join(paragraph.astext().split()))
-    return [part for part in re.split(r"(?<=[.?!])\s+|(?<=[。？！])", text) if part and not re.search(r"[\\{}$]", part)]
+    return [
+        part
+        for part in re.split(r"(?<=[.?!])\s+|(?<=[。？！])", text)
+        if part and not re.search(r"[\\{}$]|\w\d{4}\w|[^.?!。？！]$", part)
+    ]
 
 
 def say_what_it_is_about(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
     described = {name: facts.get("description", "") for name, facts in app.env.metadata.items()}
-    text = described.get(page) or f"{context.get('title', 'Search')}: {context['project']}."
+    text = described.get(page) or f"{context.get('title') or page.title()}, of the book {app.config.html_title}."
     context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{html.escape(text)}" />'
     if page == "search":  # a page opened from the disk may not read the others: what the results show in their place
         context["metatags"] += f"\n<script>const DESCRIPTIONS = {json.dumps(described)};</script>"
