@@ -314,7 +314,7 @@ def visit(browser, url):
     problems += [f"dark: {problem}" for problem in page.evaluate(AXE, ["color-contrast"])]  # the rest does not change
     page.set_viewport_size({"width": 1280, "height": 900})
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
-    page.evaluate(SETTLED)
+    page.wait_for_timeout(300)  # the sidebars slide in, and what scrolls is looked for again
     problems += page.evaluate(AXE)
     context.close()
     return problems
