@@ -555,7 +555,7 @@ def test_waiting_threads_sleep_unless_the_reader_says_otherwise(given, expected)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_WAIT_POLICY": given} if given else {}
     asked = "import os; print(os.environ['OMP_WAIT_POLICY'])"
-    app = "types.SimpleNamespace(connect=lambda *a, **k: 0, setup_extension=print)"
+    app = "types.SimpleNamespace(connect=lambda *a, **k: 0, setup_extension=print, add_search_language=print)"
     book = f"import book_extension, types; book_extension.setup({app})"
     for command in (
         ["make", "-f", "-", "-s", "shown"],
