@@ -1,6 +1,9 @@
 """What a reader does with the built pages beside reading: searching, printing, sharing them."""
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -13,6 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 BOOK = sorted(path.relative_to(HTML) for path in (HTML / "book").rglob("*.html"))
 every_page = pytest.mark.parametrize("page", BOOK or [Path("book/intro.html")], ids=str)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves the pages without a line for each."""
+
+    def log_message(self, *arguments):
+        pass
 
 
 def soup(path):
@@ -67,6 +77,20 @@ def test_a_result_ends_at_its_word(html, tab):
     place = tab.evaluate("[...document.querySelectorAll('.highlighted')].map(e => e.getBoundingClientRect().top)")
     assert "uncentred" in word.text_content().lower()
     assert any(0 < top < 900 for top in place), place
+
+
+def test_a_result_from_a_server_shows_words_and_no_markup(html, tab):
+    handler = partial(QuietHandler, directory=str(html))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        tab.goto(f"http://127.0.0.1:{server.server_port}/search.html?q=posterior")
+        tab.wait_for_selector("#search-results p.context")
+        tab.wait_for_timeout(1000)  # the pages behind the results arrive one by one
+        shown = tab.eval_on_selector_all("#search-results p.context", "all => all.map(p => p.textContent)")
+        server.shutdown()
+    assert len(shown) > 10
+    assert any("posterior" in text.lower() for text in shown)
+    report([text for text in shown if any(mark in text for mark in ("\\", "$", "{", "_{", "^{"))])
 
 
 def test_a_word_in_a_folded_solution_is_unfolded(html, tab):

@@ -149,6 +149,12 @@ def find_by_other_words(app: Sphinx, doctree: nodes.document) -> None:
             doctree += addnodes.index(entries=entries)
 
 
+def index_them_anew(app: Sphinx, env: Any) -> list[str]:
+    """The pages that the table names, written in every build: Sphinx forgets such entries of a page that it leaves alone."""
+    table = (Path(app.srcdir) / GLOSSARY).read_text(encoding="utf-8")
+    return sorted({f"book/{page}" for _, page, _ in OTHER_WORDS.findall(table)} & env.found_docs)
+
+
 SYMBOLS = {"mid": "| ", "phi": "φ", "theta": "θ", "epsilon": "ε", "mu": "μ", "sigma": "σ", "beta": "β"}
 DESCRIPTION = 200  # characters, about what a search engine shows
 
@@ -178,11 +184,11 @@ def sentences(paragraph: nodes.paragraph) -> list[str]:
 def say_what_it_is_about(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    described = {name: facts.get("description", "") for name, facts in app.env.metadata.items()}
-    text = described.get(page) or f"{context.get('title') or page.title()}, of the book {app.config.html_title}."
+    text = (
+        app.env.metadata[page].get("description")
+        or f"{context.get('title') or page.title()}, of the book {app.config.html_title}."
+    )
     context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{html.escape(text)}" />'
-    if page == "search":  # a page opened from the disk may not read the others: what the results show in their place
-        context["metatags"] += f"\n<script>const DESCRIPTIONS = {json.dumps(described)};</script>"
 
 
 def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
@@ -210,6 +216,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_search_language(English)
     app.connect("doctree-read", drop_repeated_ids)
     app.connect("doctree-read", find_by_other_words)
+    app.connect("env-updated", index_them_anew)
     app.connect("doctree-read", describe)
     app.connect("html-page-context", say_what_it_is_about)
     app.connect("html-page-context", size_images)

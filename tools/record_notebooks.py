@@ -62,9 +62,7 @@ def execute(notebook: NotebookNode, folder: Path, *, gpu: bool) -> None:
         timeout=CELL_TIMEOUT if not gpu else None,
         kernel_name="python3",
         record_timing=False,
-        extra_arguments=[
-            "--log-level=ERROR"
-        ],  # the kernel warns of its unencrypted channel, which stays on this machine
+        extra_arguments=["--log-level=ERROR"],  # the kernel warns of its channel, which stays on this machine
         skip_cells_with_tag="" if gpu else "gpu",
         resources={"metadata": {"path": str(folder)}},
     ).execute()
