@@ -16,7 +16,8 @@ Shapes: x is (B, \*D), z is (K, B, J), samples first. The results are in nats, s
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from vae_tutorial import _checks, divergences
 from vae_tutorial._recipe import keeps_arguments
 from vae_tutorial.families import Family, FullRank, MeanField
-from vae_tutorial.likelihoods import Bernoulli, Likelihood
+from vae_tutorial.likelihoods import Bernoulli, Gaussian, Likelihood
 from vae_tutorial.networks import (
     ConvDecoder,
     ConvEncoder,
@@ -166,7 +167,7 @@ class EncoderDecoder(nn.Module):
         """The encoder's answer to x, (B, P); under autocast a network answers in half precision."""
         self._check_shape(x)
         x = x.to(next(self.parameters()).dtype)
-        outputs = self.encoder(self.likelihood.encoder_input(x))
+        outputs = self.encoder(self._encoder_input(x))
         if not isinstance(outputs, Tensor) or outputs.shape != (len(x), num_outputs):
             given = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             raise ValueError(
@@ -174,6 +175,9 @@ class EncoderDecoder(nn.Module):
                 f"{self._outputs_wanted()}"
             )
         return outputs.to(x.dtype)
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
+        return self.likelihood.encoder_input(x)
 
     def _outputs_wanted(self) -> str:
         raise NotImplementedError
@@ -520,6 +524,214 @@ class VAE(EncoderDecoder):
         )
 
 
+@keeps_arguments
+class ConditionalVAE(VAE):
+    r"""A VAE of data with labels: encoder and decoder are given the label y of each data point, and the prior is not.
+
+    .. math:: z \sim p(z), \qquad x \mid z, y \sim \text{likelihood with the parameters } \mathrm{decoder}(z, y), \qquad
+        q(z \mid x, y) = \text{family with the parameters } \mathrm{encoder}(x, y)
+
+    It bounds log p(x given y). Data and labels come as one tensor, the label in front, as :func:`with_labels` joins them:
+    so everything that takes data, from training to the evaluations, takes these as well. The decoder's input is z and the
+    label one-hot, (B, J + C); the encoder's is x with C more entries along its first data axis, one-hot over all the rest:
+    for an image, C planes of zeros and ones. :func:`conditional` builds both from an ordinary VAE's.
+
+    Args:
+        encoder: network from (B, A + C, ...) to (B, P), where (A, ...) is the shape of the likelihood's outputs.
+        decoder: network from (B, J + C) to the likelihood's parameters, (B, \*D).
+        data_shape: D, the shape of one data point without its label.
+        num_classes: C, at least 1: the labels are 0, ..., C - 1.
+        prior: p(z), which says what J is.
+        likelihood: p(x given z, y); Bernoulli, for binary data, without it.
+        family: class of q(z given x, y).
+
+    Raises:
+        ValueError: if ``num_classes`` is below 1.
+
+    Source: Sohn, Lee and Yan (2015), section 4; Kingma, Rezende, Mohamed and Welling (2014), model M2.
+
+    >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
+    >>> vae.elbo(with_labels(torch.ones(5, 4), torch.tensor([0, 1, 2, 0, 1]))).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        prior: Prior,
+        likelihood: Likelihood | None = None,
+        family: type[MeanField] | type[FullRank] = MeanField,
+    ) -> None:
+        _checks.whole(num_classes=num_classes)
+        flat = (1 + math.prod(data_shape),)
+        super().__init__(encoder, decoder, flat, prior=prior, likelihood=likelihood, family=family)
+        self.point_shape, self.num_classes = tuple(data_shape), num_classes
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The data points without their labels, (B, \\*D), and the labels, (B,).
+
+        Args:
+            x: data with their labels in front, (B, 1 + D).
+
+        Raises:
+            ValueError: if x does not have this shape.
+
+        >>> vae = conditional(linear_vae, data_shape=(2, 2), num_latents=2, num_classes=3)
+        >>> points, labels = vae.parts(torch.tensor([[2.0, 0.0, 1.0, 1.0, 0.0]]))
+        >>> points.shape, labels
+        (torch.Size([1, 2, 2]), tensor([2]))
+        """
+        self._check_shape(x)
+        return x[:, 1:].reshape(-1, *self.point_shape), x[:, 0].long()
+
+    def with_label(self, z: Tensor, labels: Tensor) -> Tensor:
+        """The decoder's input: latents and labels one-hot, for :meth:`decode` and :meth:`mean`.
+
+        Args:
+            z: latents, (..., B, J).
+            labels: whole numbers from 0 to C - 1, (B,).
+
+        Returns:
+            Both, (..., B, J + C).
+
+        >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
+        >>> vae.with_label(torch.zeros(1, 2), torch.tensor([1]))
+        tensor([[0., 0., 0., 1., 0.]])
+        """
+        one_hot = nn.functional.one_hot(labels, self.num_classes).to(z.dtype)
+        return torch.cat([z, one_hot.expand(*z.shape[:-1], -1)], -1)
+
+    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log-likelihood of x given z and its label, in nats, summed over the data axes.
+
+        Args:
+            x: data with their labels in front, (B, 1 + D).
+            z: latents, (K, B, J).
+
+        Returns:
+            Log-likelihood, (K, B).
+
+        >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
+        >>> vae.log_p_x_given_z(torch.ones(3, 5), torch.zeros(5, 3, 2)).shape
+        torch.Size([5, 3])
+        """
+        points, labels = self.parts(x)
+        return self.likelihood.log_prob(points.to(z.dtype), self.decode(self.with_label(z, labels)))
+
+    def sample(
+        self, num_samples: int, *, labels: Tensor | int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """New data with their labels in front: latents from the prior, then one draw from the likelihood of each.
+
+        Args:
+            num_samples: how many, at least 1.
+            labels: of all, or of each, (num_samples,); without it every label is drawn equally often on average.
+            generator: source of the noise, on the model's device.
+
+        Returns:
+            Data, (num_samples, 1 + D), on the scale of the data; :meth:`parts` takes the labels off.
+
+        Raises:
+            ValueError: if ``num_samples`` is below 1, or a label is none of 0 to C - 1.
+
+        >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
+        >>> vae.sample(2, labels=1)[:, 0].detach()
+        tensor([1., 1.])
+        """
+        z = self.prior.sample(num_samples, generator=generator)
+        if labels is None:
+            labels = torch.randint(self.num_classes, (num_samples,), generator=generator, device=z.device)
+        labels = torch.as_tensor(labels, device=z.device).expand(num_samples)
+        self._check_labels(labels)
+        points = self.likelihood.sample(self.decode(self.with_label(z, labels)), generator=generator)
+        return with_labels(points, labels)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The likelihood's mean at the mean of q(z given x, y), without the label, (B, \\*D).
+
+        Args:
+            x: data with their labels in front, (B, 1 + D).
+
+        Raises:
+            ValueError: if x does not have this shape.
+
+        >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
+        >>> vae.reconstruct(torch.ones(3, 5)).shape
+        torch.Size([3, 4])
+        """
+        _, labels = self.parts(x)
+        return self.mean(self.with_label(self.posterior(x).mean, labels))
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse labels that are none, and data that the likelihood does not describe.
+
+        Args:
+            x: data with their labels in front, (N, 1 + D).
+
+        Raises:
+            ValueError: for an empty set, a wrong shape, a label that is none of 0 to C - 1, NaN, or values outside the
+                likelihood's support.
+
+        >>> vae = conditional(linear_vae, data_shape=(1,), num_latents=1, num_classes=3)
+        >>> vae.check_data(torch.tensor([[3.0, 0.0]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: the labels must be 0 to 2, and the first that is not, in row 0, is 3
+        """
+        self._check_shape(x)
+        if len(x) == 0:
+            raise ValueError("x is empty: it holds no data points")
+        self._check_labels(x[:, 0])
+        self.likelihood.check(self.parts(x)[0])
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
+        points, labels = self.parts(x)
+        shown = self.likelihood.encoder_input(points)  # (B, A, ...)
+        one_hot = nn.functional.one_hot(labels, self.num_classes).to(shown.dtype)
+        planes = one_hot.reshape(*one_hot.shape, *[1] * (shown.dim() - 2)).expand(-1, -1, *shown.shape[2:])
+        return torch.cat([shown, planes], 1)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        good = (labels >= 0) & (labels < self.num_classes) & (labels == labels.round())
+        if not good.all():
+            row = int((~good).int().argmax())
+            raise ValueError(
+                f"the labels must be 0 to {self.num_classes - 1}, and the first that is not, in row {row}, is "
+                f"{labels[row].item():g}"
+            )
+
+
+def with_labels(x: Tensor, labels: Tensor) -> Tensor:
+    """Data and labels as one tensor for a :class:`ConditionalVAE`: a row for each data point, its label in front.
+
+    Args:
+        x: data, (N, \\*D).
+        labels: whole numbers from 0 on, (N,).
+
+    Returns:
+        (N, 1 + D): bytes where x and labels are, or fit, bytes; else floats.
+
+    Raises:
+        ValueError: if the lengths differ, or a label is negative or no whole number.
+
+    >>> with_labels(torch.tensor([[[0.5, 1.0]]]), torch.tensor([7]))
+    tensor([[7.0000, 0.5000, 1.0000]])
+    """
+    if labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"there must be one label for each data point: x {tuple(x.shape)}, labels {tuple(labels.shape)}"
+        )
+    if len(labels) and not (labels.min() >= 0 and (labels == labels.round()).all()):
+        raise ValueError("labels must be whole numbers from 0 on: number the classes")
+    if not x.is_floating_point() and len(labels) and labels.max() > torch.iinfo(x.dtype).max:
+        x = x.float()
+    return torch.cat([labels.to(x.device, x.dtype).unsqueeze(1), x.reshape(len(x), -1)], 1)
+
+
 def linear_vae(
     data_shape: tuple[int, ...],
     num_latents: int,
@@ -634,6 +846,51 @@ def conv_vae(
     encoder = ConvEncoder(shape, family.num_outputs(num_latents), *sizes)
     decoder = ConvDecoder(shape, num_latents, *sizes)
     return VAE(encoder, decoder, data_shape, prior=prior, likelihood=likelihood, family=family)
+
+
+def conditional(
+    build: Callable[..., VAE],
+    data_shape: tuple[int, ...],
+    num_latents: int,
+    num_classes: int,
+    *,
+    prior: Prior | None = None,
+    likelihood: Likelihood | None = None,
+    family: type[MeanField] | type[FullRank] = MeanField,
+    **sizes: int | None,
+) -> ConditionalVAE:
+    """A conditional VAE with the networks of another: each is given the label as C further inputs.
+
+    Args:
+        build: what builds the other, :func:`linear_vae`, :func:`mlp_vae` or :func:`conv_vae`.
+        data_shape: D, the shape of one data point without its label.
+        num_latents: J, the dimensions of the latent.
+        num_classes: C, at least 1: the labels are 0, ..., C - 1.
+        prior: p(z); N(0, I) without it.
+        likelihood: p(x given z, y); Bernoulli without it.
+        family: class of q(z given x, y).
+        sizes: of the networks, as ``build`` names them.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if C is below 1, or for sizes that ``build`` refuses.
+
+    Source: Sohn, Lee and Yan (2015), section 4.
+
+    >>> vae = conditional(conv_vae, (1, 28, 28), num_latents=4, num_classes=10, num_channels=8, num_blocks=1)
+    >>> vae.sample(3, labels=7).shape
+    torch.Size([3, 785])
+    """
+    _checks.whole(num_classes=num_classes)
+    prior, likelihood, shape = _parts(data_shape, num_latents, prior, likelihood)
+    # A Gaussian likelihood leaves shapes alone: what the two are built for is what the networks shall see.
+    plain = {"likelihood": Gaussian(), "family": family, **sizes}
+    encoder = build((shape[0] + num_classes, *shape[1:]), num_latents, **plain).encoder
+    decoder = build(shape, num_latents + num_classes, **plain).decoder
+    parts: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "family": family}
+    return ConditionalVAE(encoder, decoder, data_shape, num_classes, **parts)
 
 
 def mlp_autoencoder(
