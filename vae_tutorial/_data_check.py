@@ -61,6 +61,8 @@ def check_whole(name: str, x: Tensor, model: Any) -> None:
                 model.check_data(part)
             except ValueError as error:
                 extreme_rows(x, finite=False)  # names the row of a NaN
+                if hasattr(model, "check_labels"):
+                    model.check_labels(x)  # names the row of a label, counted from the first part
                 where = f" (found in rows {start} to {start + len(part) - 1})" if len(part) < len(x) else ""
                 raise ValueError(f"{error}{where}") from None
 

@@ -10,7 +10,7 @@ from z by a network, the decoder. A second network, the encoder, gives for every
 The model is composed of three parts that combine freely: a prior p(z) of :mod:`vae_tutorial.priors`, a family for
 q(z given x) of :mod:`vae_tutorial.families`, a likelihood p(x given z) of :mod:`vae_tutorial.likelihoods`. The KL is to the
 *prior*. An autoencoder has the same two networks, but one code for every x in place of a distribution, and neither prior
-nor bound.
+nor bound. A conditional VAE is told a label y beside x: its bound is one on log p(x given y).
 
 Shapes: x is (B, \*D), z is (K, B, J), samples first. The results are in nats, summed over D and over J.
 """
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vae_tutorial import _checks, divergences
 from vae_tutorial._recipe import keeps_arguments
 from vae_tutorial.families import Family, FullRank, MeanField
-from vae_tutorial.likelihoods import Bernoulli, Gaussian, Likelihood
+from vae_tutorial.likelihoods import Bernoulli, Likelihood
 from vae_tutorial.networks import (
     ConvDecoder,
     ConvEncoder,
@@ -142,7 +142,7 @@ class EncoderDecoder(nn.Module):
         >>> linear_vae(data_shape=(4,), num_latents=2).log_p_x_given_z(torch.ones(3, 4), torch.zeros(5, 3, 2)).shape
         torch.Size([5, 3])
         """
-        return self.likelihood.log_prob(x.to(z.dtype), self.decode(z))
+        return self.likelihood.log_prob(self._points(x).to(z.dtype), self.decode(self._decoder_input(z, x)))
 
     def check_data(self, x: Tensor) -> None:
         """Refuse data that this model's likelihood does not describe.
@@ -161,7 +161,19 @@ class EncoderDecoder(nn.Module):
         self._check_shape(x)
         if len(x) == 0:
             raise ValueError("x is empty: it holds no data points")
-        self.likelihood.check(x)
+        self.likelihood.check(self._points(x))
+
+    def _points(self, x: Tensor) -> Tensor:
+        """What the likelihood describes of x."""
+        return x
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
+        """What the encoder is shown of x."""
+        return self.likelihood.encoder_input(x)
+
+    def _decoder_input(self, z: Tensor, x: Tensor) -> Tensor:
+        """What the decoder is given: z, and what it may know of x."""
+        return z
 
     def _encoder_outputs(self, x: Tensor, num_outputs: int) -> Tensor:
         """The encoder's answer to x, (B, P); under autocast a network answers in half precision."""
@@ -175,9 +187,6 @@ class EncoderDecoder(nn.Module):
                 f"{self._outputs_wanted()}"
             )
         return outputs.to(x.dtype)
-
-    def _encoder_input(self, x: Tensor) -> Tensor:
-        return self.likelihood.encoder_input(x)
 
     def _outputs_wanted(self) -> str:
         raise NotImplementedError
@@ -516,7 +525,7 @@ class VAE(EncoderDecoder):
         >>> linear_vae(data_shape=(4,), num_latents=2).reconstruct(torch.ones(3, 4)).shape
         torch.Size([3, 4])
         """
-        return self.mean(self.posterior(x).mean)
+        return self.mean(self._decoder_input(self.posterior(x).mean, x))
 
     def _outputs_wanted(self) -> str:
         return (
@@ -526,33 +535,42 @@ class VAE(EncoderDecoder):
 
 @keeps_arguments
 class ConditionalVAE(VAE):
-    r"""A VAE of data with labels: encoder and decoder are given the label y of each data point, and the prior is not.
+    r"""A variational autoencoder that is told a label y, one of C classes: it makes data of a class that one asks for.
 
     .. math:: z \sim p(z), \qquad x \mid z, y \sim \text{likelihood with the parameters } \mathrm{decoder}(z, y), \qquad
         q(z \mid x, y) = \text{family with the parameters } \mathrm{encoder}(x, y)
 
-    It bounds log p(x given y). Data and labels come as one tensor, the label in front, as :func:`with_labels` joins them:
-    so everything that takes data, from training to the evaluations, takes these as well. The decoder's input is z and the
-    label one-hot, (B, J + C); the encoder's is x with C more entries along its first data axis, one-hot over all the rest:
-    for an image, C planes of zeros and ones. :func:`conditional` builds both from an ordinary VAE's.
+    The prior does not see the label. The bound is one on :math:`\log p(x \mid y)`, and so are the log-weights: in nats,
+    without a :math:`\log p(y)`. :func:`conditional` builds the networks.
+
+    **Data** carry their label in front, one tensor (B, 1 + prod D) from :func:`with_labels`, so that training, evaluation
+    and records take them as they take any other. :meth:`parts` takes the two apart. **Latents** are (..., J), as for a
+    VAE, wherever x is given beside them, and everywhere in training and evaluation. Only ``decode`` and ``mean``, which see
+    no x, take a latent with its label, (..., J + C), from :meth:`with_label`.
 
     Args:
-        encoder: network from (B, A + C, ...) to (B, P), where (A, ...) is the shape of the likelihood's outputs.
-        decoder: network from (B, J + C) to the likelihood's parameters, (B, \*D).
-        data_shape: D, the shape of one data point without its label.
-        num_classes: C, at least 1: the labels are 0, ..., C - 1.
+        encoder: network from x and y, (B, A + C, \*R), to (B, P), where (A, \*R) is the shape that the likelihood shows an
+            encoder, D for most: C one-hot values are appended along the first data axis, each spread over the others. An
+            image of A channels gets C constant planes, a vector of A numbers C more numbers.
+        decoder: network from z and y one-hot, (B, J + C), to the likelihood's parameters, (B, \*D).
+        data_shape: D, the shape of one data point without its label, kept as ``point_shape``. The model's own
+            ``data_shape`` is (1 + prod D,).
+        num_classes: C, at least 1; labels are the whole numbers 0 to C - 1.
         prior: p(z), which says what J is.
-        likelihood: p(x given z, y); Bernoulli, for binary data, without it.
-        family: class of q(z given x, y).
+        likelihood: p(x given z and y); Bernoulli, for binary data, without it.
+        family: class of q(z given x and y).
 
     Raises:
-        ValueError: if ``num_classes`` is below 1.
+        ValueError: if C is below 1, or a data point has no axis.
 
-    Source: Sohn, Lee and Yan (2015), section 4; Kingma, Rezende, Mohamed and Welling (2014), model M2.
+    Source: Sohn, Lee and Yan (2015), with the prior of Kingma, Rezende, Mohamed and Welling (2014), section 2, which does
+    not depend on the label.
 
     >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
     >>> vae.elbo(with_labels(torch.ones(5, 4), torch.tensor([0, 1, 2, 0, 1]))).shape
     torch.Size([5])
+    >>> vae.mean(vae.with_label(torch.zeros(1, 2), 2)).shape
+    torch.Size([1, 4])
     """
 
     def __init__(
@@ -560,176 +578,252 @@ class ConditionalVAE(VAE):
         encoder: nn.Module,
         decoder: nn.Module,
         data_shape: tuple[int, ...],
-        num_classes: int,
         *,
+        num_classes: int,
         prior: Prior,
         likelihood: Likelihood | None = None,
         family: type[MeanField] | type[FullRank] = MeanField,
     ) -> None:
         _checks.whole(num_classes=num_classes)
-        flat = (1 + math.prod(data_shape),)
-        super().__init__(encoder, decoder, flat, prior=prior, likelihood=likelihood, family=family)
+        if not data_shape:
+            raise ValueError("data_shape is (): a data point needs an axis, along which its label is appended")
+        parts: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "family": family}
+        super().__init__(encoder, decoder, (1 + math.prod(data_shape),), **parts)
         self.point_shape, self.num_classes = tuple(data_shape), num_classes
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The data points without their labels, (B, \\*D), and the labels, (B,).
+        """Data and labels apart, what :func:`with_labels` joined.
 
         Args:
-            x: data with their labels in front, (B, 1 + D).
+            x: data with their label in front, (B, 1 + prod D).
+
+        Returns:
+            Data, (B, \\*D), in the type of x, and labels, (B,), whole numbers. The labels' values are not looked at:
+            :meth:`check_data` refuses those that are none.
 
         Raises:
-            ValueError: if x does not have this shape.
+            ValueError: if x has another shape.
 
-        >>> vae = conditional(linear_vae, data_shape=(2, 2), num_latents=2, num_classes=3)
-        >>> points, labels = vae.parts(torch.tensor([[2.0, 0.0, 1.0, 1.0, 0.0]]))
-        >>> points.shape, labels
-        (torch.Size([1, 2, 2]), tensor([2]))
+        >>> vae = conditional(linear_vae, data_shape=(1, 2), num_latents=2, num_classes=3)
+        >>> vae.parts(torch.tensor([[2.0, 0.0, 1.0]]))
+        (tensor([[[0., 1.]]]), tensor([2]))
         """
         self._check_shape(x)
-        return x[:, 1:].reshape(-1, *self.point_shape), x[:, 0].long()
+        return x[:, 1:].reshape(len(x), *self.point_shape), x[:, 0].long()
 
-    def with_label(self, z: Tensor, labels: Tensor) -> Tensor:
-        """The decoder's input: latents and labels one-hot, for :meth:`decode` and :meth:`mean`.
+    def with_label(self, z: Tensor, labels: int | Tensor) -> Tensor:
+        """Latents with their label one-hot behind them: what ``decode`` and ``mean`` take.
 
         Args:
-            z: latents, (..., B, J).
-            labels: whole numbers from 0 to C - 1, (B,).
+            z: latents, (..., J).
+            labels: a whole number, or a tensor that broadcasts to the leading axes of z, such as (B,) for (K, B, J).
 
         Returns:
-            Both, (..., B, J + C).
+            Latents and labels, (..., J + C).
 
-        >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
-        >>> vae.with_label(torch.zeros(1, 2), torch.tensor([1]))
+        Raises:
+            ValueError: if the shapes do not fit, or a label is none of 0 to C - 1.
+
+        >>> conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3).with_label(torch.zeros(1, 2), 1)
         tensor([[0., 0., 0., 1., 0.]])
         """
-        one_hot = nn.functional.one_hot(labels, self.num_classes).to(z.dtype)
-        return torch.cat([z, one_hot.expand(*z.shape[:-1], -1)], -1)
+        labels = torch.as_tensor(labels, device=z.device)
+        _check_labels("labels", labels, self.num_classes - 1)
+        return self._join(z, labels)
 
-    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
-        """Log-likelihood of x given z and its label, in nats, summed over the data axes.
+    def decode(self, z: Tensor) -> Tensor:
+        """Parameters of p(x given z and y): what the likelihood calls its outputs.
 
         Args:
-            x: data with their labels in front, (B, 1 + D).
-            z: latents, (K, B, J).
+            z: latents with their label, (..., J + C), from :meth:`with_label`.
 
         Returns:
-            Log-likelihood, (K, B).
+            The decoder's output, (..., \\*D).
+
+        Raises:
+            ValueError: if the last axis is not J + C.
 
         >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
-        >>> vae.log_p_x_given_z(torch.ones(3, 5), torch.zeros(5, 3, 2)).shape
-        torch.Size([5, 3])
+        >>> vae.decode(vae.with_label(torch.zeros(5, 3, 2), torch.tensor([0, 1, 2]))).shape
+        torch.Size([5, 3, 4])
         """
-        points, labels = self.parts(x)
-        return self.likelihood.log_prob(points.to(z.dtype), self.decode(self.with_label(z, labels)))
+        size = self.num_latents + self.num_classes
+        if z.shape[-1:] != (size,):
+            raise ValueError(
+                f"z must be (..., J + C) = (..., {size}), latents and their label one-hot, got {tuple(z.shape)}: "
+                "with_label(z, labels) gives it"
+            )
+        return super().decode(z)
+
+    def check_data(self, x: Tensor) -> None:
+        """Refuse labels that are none of the classes, and data that this model's likelihood does not describe.
+
+        Args:
+            x: data with their label in front, (N, 1 + prod D).
+
+        Raises:
+            ValueError: for an empty set, a wrong shape, NaN, or values outside the likelihood's support or the classes.
+
+        >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
+        >>> vae.check_data(with_labels(torch.zeros(2, 4), torch.tensor([2, 3])))
+        Traceback (most recent call last):
+        ...
+        ValueError: the labels in x's first column must be whole numbers from 0 to 2, got 3, first in row 1
+        """
+        self.check_labels(x)
+        super().check_data(x)
+
+    def check_labels(self, x: Tensor) -> None:
+        """Refuse labels that are none of the classes; the rest of x is not looked at.
+
+        Args:
+            x: data with their label in front, (N, 1 + prod D).
+
+        Raises:
+            ValueError: naming the first row whose label is not a whole number from 0 to C - 1; for a wrong shape.
+        """
+        self._check_shape(x)
+        _check_labels("the labels in x's first column", x[:, 0], self.num_classes - 1)
 
     def sample(
-        self, num_samples: int, *, labels: Tensor | int | None = None, generator: torch.Generator | None = None
+        self, num_samples: int, *, labels: int | Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """New data with their labels in front: latents from the prior, then one draw from the likelihood of each.
+        """New data of the classes that are asked for, their label in front: latents from the prior, then the likelihood.
+
+        For pictures without the likelihood's noise, show ``vae.mean(vae.with_label(vae.prior.sample(n), labels))``.
 
         Args:
             num_samples: how many, at least 1.
-            labels: of all, or of each, (num_samples,); without it every label is drawn equally often on average.
+            labels: a class for all, or one for each, (num_samples,). Without it each is drawn, all classes being equally
+                likely, whatever their shares in the training data: the model holds no p(y).
             generator: source of the noise, on the model's device.
 
         Returns:
-            Data, (num_samples, 1 + D), on the scale of the data; :meth:`parts` takes the labels off.
+            Data with their label in front, (num_samples, 1 + prod D), on the scale of the data, as :meth:`parts` takes them.
 
         Raises:
-            ValueError: if ``num_samples`` is below 1, or a label is none of 0 to C - 1.
+            ValueError: if ``num_samples`` is below 1, or the labels do not fit.
 
         >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
-        >>> vae.sample(2, labels=1)[:, 0].detach()
-        tensor([1., 1.])
+        >>> vae.sample(2, labels=torch.tensor([0, 2]))[:, 0].tolist()
+        [0.0, 2.0]
         """
         z = self.prior.sample(num_samples, generator=generator)
         if labels is None:
             labels = torch.randint(self.num_classes, (num_samples,), generator=generator, device=z.device)
-        labels = torch.as_tensor(labels, device=z.device).expand(num_samples)
-        self._check_labels(labels)
+        labels = torch.as_tensor(labels, device=z.device)
+        if labels.shape not in ((), (num_samples,)):
+            raise ValueError(f"labels must be one number or ({num_samples},), got {tuple(labels.shape)}")
         points = self.likelihood.sample(self.decode(self.with_label(z, labels)), generator=generator)
-        return with_labels(points, labels)
+        return with_labels(points, labels.expand(num_samples))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The likelihood's mean at the mean of q(z given x, y), without the label, (B, \\*D).
-
-        Args:
-            x: data with their labels in front, (B, 1 + D).
-
-        Raises:
-            ValueError: if x does not have this shape.
-
-        >>> vae = conditional(linear_vae, data_shape=(4,), num_latents=2, num_classes=3)
-        >>> vae.reconstruct(torch.ones(3, 5)).shape
-        torch.Size([3, 4])
-        """
-        _, labels = self.parts(x)
-        return self.mean(self.with_label(self.posterior(x).mean, labels))
-
-    def check_data(self, x: Tensor) -> None:
-        """Refuse labels that are none, and data that the likelihood does not describe.
-
-        Args:
-            x: data with their labels in front, (N, 1 + D).
-
-        Raises:
-            ValueError: for an empty set, a wrong shape, a label that is none of 0 to C - 1, NaN, or values outside the
-                likelihood's support.
-
-        >>> vae = conditional(linear_vae, data_shape=(1,), num_latents=1, num_classes=3)
-        >>> vae.check_data(torch.tensor([[3.0, 0.0]]))
-        Traceback (most recent call last):
-        ...
-        ValueError: the labels must be 0 to 2, and the first that is not, in row 0, is 3
-        """
-        self._check_shape(x)
-        if len(x) == 0:
-            raise ValueError("x is empty: it holds no data points")
-        self._check_labels(x[:, 0])
-        self.likelihood.check(self.parts(x)[0])
+    def _points(self, x: Tensor) -> Tensor:
+        return self.parts(x)[0]
 
     def _encoder_input(self, x: Tensor) -> Tensor:
         points, labels = self.parts(x)
-        shown = self.likelihood.encoder_input(points)  # (B, A, ...)
-        one_hot = nn.functional.one_hot(labels, self.num_classes).to(shown.dtype)
-        planes = one_hot.reshape(*one_hot.shape, *[1] * (shown.dim() - 2)).expand(-1, -1, *shown.shape[2:])
+        shown = self.likelihood.encoder_input(points)  # (B, A, *R)
+        told = self._one_hot(labels).to(shown)
+        planes = told.view(*told.shape, *[1] * (shown.dim() - 2)).expand(-1, -1, *shown.shape[2:])  # (B, C, *R)
         return torch.cat([shown, planes], 1)
 
-    def _check_labels(self, labels: Tensor) -> None:
-        good = (labels >= 0) & (labels < self.num_classes) & (labels == labels.round())
-        if not good.all():
-            row = int((~good).int().argmax())
-            raise ValueError(
-                f"the labels must be 0 to {self.num_classes - 1}, and the first that is not, in row {row}, is "
-                f"{labels[row].item():g}"
-            )
+    def _decoder_input(self, z: Tensor, x: Tensor) -> Tensor:
+        return self._join(z, self.parts(x)[1])
+
+    def _join(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Latents and one-hot labels, (..., J + C), without a look at the labels' values."""
+        try:
+            told = self._one_hot(labels.expand(z.shape[:-1])).to(z)
+        except RuntimeError:
+            raise ValueError(f"shapes do not fit: z {tuple(z.shape)}, labels {tuple(labels.shape)}") from None
+        if z.shape[-1:] != (self.num_latents,):
+            raise ValueError(f"z must be (..., J) = (..., {self.num_latents}), got {tuple(z.shape)}")
+        return torch.cat([z, told], -1)
+
+    def _one_hot(self, labels: Tensor) -> Tensor:  # by comparison: F.one_hot makes a GPU wait
+        return labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)
+
+    def _check_shape(self, x: Tensor) -> None:
+        try:
+            super()._check_shape(x)
+        except ValueError as error:
+            raise ValueError(f"{error}: a label and the data {self.point_shape}, with_labels(x, labels)") from None
 
 
 def with_labels(x: Tensor, labels: Tensor) -> Tensor:
-    """Data and labels as one tensor for a :class:`ConditionalVAE`: a row for each data point, its label in front.
+    """Data and their labels in one tensor, as a :class:`ConditionalVAE` takes them: a row is the label, then the data.
+
+    What changes the data afterwards, such as a ``preprocess`` in training, must leave the first column as it is.
 
     Args:
-        x: data, (N, \\*D).
-        labels: whole numbers from 0 on, (N,).
+        x: data, (N, \\*D), of any type.
+        labels: whole numbers from 0 on, (N,), of any type, such as the classes 0 to C - 1.
 
     Returns:
-        (N, 1 + D): bytes where x and labels are, or fit, bytes; else floats.
+        Labels and data, (N, 1 + prod D), in the type of x where it holds every label exactly: bytes stay bytes for labels
+        up to 255. Otherwise in single precision.
 
     Raises:
-        ValueError: if the lengths differ, or a label is negative or no whole number.
+        ValueError: if the shapes do not fit, or a label is negative, a fraction, or not below 2^24.
 
-    >>> with_labels(torch.tensor([[[0.5, 1.0]]]), torch.tensor([7]))
-    tensor([[7.0000, 0.5000, 1.0000]])
+    Source: Sohn, Lee and Yan (2015) for models of labelled data.
+
+    >>> with_labels(torch.tensor([[0.0, 1.0], [1.0, 1.0]]), torch.tensor([7, 2]))
+    tensor([[7., 0., 1.],
+            [2., 1., 1.]])
     """
-    if labels.shape != x.shape[:1]:
-        raise ValueError(
-            f"there must be one label for each data point: x {tuple(x.shape)}, labels {tuple(labels.shape)}"
-        )
-    if len(labels) and not (labels.min() >= 0 and (labels == labels.round()).all()):
-        raise ValueError("labels must be whole numbers from 0 on: number the classes")
-    if not x.is_floating_point() and len(labels) and labels.max() > torch.iinfo(x.dtype).max:
-        x = x.float()
-    return torch.cat([labels.to(x.device, x.dtype).unsqueeze(1), x.reshape(len(x), -1)], 1)
+    labels = torch.as_tensor(labels, device=x.device)
+    if x.dim() == 0 or labels.shape != x.shape[:1]:
+        raise ValueError(f"x must be (N, *D) and labels (N,), got x {tuple(x.shape)}, labels {tuple(labels.shape)}")
+    _check_labels("labels", labels, 2**24 - 1)
+    is_exact = torch.equal(labels.to(x.dtype).long(), labels.long())
+    dtype = x.dtype if is_exact else torch.float32
+    return torch.cat([labels.to(dtype).unsqueeze(1), x.reshape(len(x), math.prod(x.shape[1:])).to(dtype)], 1)
+
+
+def conditional(
+    build: Callable[..., VAE],
+    data_shape: tuple[int, ...],
+    num_latents: int,
+    num_classes: int,
+    *,
+    prior: Prior | None = None,
+    likelihood: Likelihood | None = None,
+    family: type[MeanField] | type[FullRank] = MeanField,
+    **sizes: Any,
+) -> ConditionalVAE:
+    """A conditional VAE with the networks of another builder, made wider by the label.
+
+    Args:
+        build: :func:`linear_vae`, :func:`mlp_vae` or :func:`conv_vae`, or a function like these.
+        data_shape: D, the shape of one data point without its label.
+        num_latents: J, the dimensions of the latent.
+        num_classes: C, at least 1.
+        prior: p(z); N(0, I) without it.
+        likelihood: p(x given z and y); Bernoulli without it.
+        family: class of q(z given x and y).
+        sizes: of the networks, as ``build`` names them, such as ``num_hidden``.
+
+    Returns:
+        The model: its encoder takes (A + C, \\*R), where the likelihood shows an encoder (A, \\*R), D for most, and its
+        decoder J + C numbers.
+
+    Raises:
+        ValueError: if C is below 1, a data point has no axis, or the prior has not J dimensions.
+
+    Source: Sohn, Lee and Yan (2015); Kingma, Rezende, Mohamed and Welling (2014).
+
+    >>> vae = conditional(conv_vae, (3, 32, 20), num_latents=4, num_classes=10, num_channels=8, num_blocks=1)
+    >>> vae.sample(2, labels=7).shape  # a label, and 3 x 32 x 20 pixels
+    torch.Size([2, 1921])
+    """
+    _checks.whole(num_classes=num_classes)
+    prior, likelihood, shape = _parts(data_shape, num_latents, prior, likelihood)
+    wider = (shape[0] + num_classes, *shape[1:]) if data_shape else ()  # which the class refuses
+    encoder = build(wider, num_latents, family=family, **sizes).encoder
+    decoder = build(data_shape, num_latents + num_classes, likelihood=likelihood, **sizes).decoder
+    parts: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "family": family}
+    return ConditionalVAE(encoder, decoder, data_shape, num_classes=num_classes, **parts)
 
 
 def linear_vae(
@@ -848,51 +942,6 @@ def conv_vae(
     return VAE(encoder, decoder, data_shape, prior=prior, likelihood=likelihood, family=family)
 
 
-def conditional(
-    build: Callable[..., VAE],
-    data_shape: tuple[int, ...],
-    num_latents: int,
-    num_classes: int,
-    *,
-    prior: Prior | None = None,
-    likelihood: Likelihood | None = None,
-    family: type[MeanField] | type[FullRank] = MeanField,
-    **sizes: int | None,
-) -> ConditionalVAE:
-    """A conditional VAE with the networks of another: each is given the label as C further inputs.
-
-    Args:
-        build: what builds the other, :func:`linear_vae`, :func:`mlp_vae` or :func:`conv_vae`.
-        data_shape: D, the shape of one data point without its label.
-        num_latents: J, the dimensions of the latent.
-        num_classes: C, at least 1: the labels are 0, ..., C - 1.
-        prior: p(z); N(0, I) without it.
-        likelihood: p(x given z, y); Bernoulli without it.
-        family: class of q(z given x, y).
-        sizes: of the networks, as ``build`` names them.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: if C is below 1, or for sizes that ``build`` refuses.
-
-    Source: Sohn, Lee and Yan (2015), section 4.
-
-    >>> vae = conditional(conv_vae, (1, 28, 28), num_latents=4, num_classes=10, num_channels=8, num_blocks=1)
-    >>> vae.sample(3, labels=7).shape
-    torch.Size([3, 785])
-    """
-    _checks.whole(num_classes=num_classes)
-    prior, likelihood, shape = _parts(data_shape, num_latents, prior, likelihood)
-    # A Gaussian likelihood leaves shapes alone: what the two are built for is what the networks shall see.
-    plain = {"likelihood": Gaussian(), "family": family, **sizes}
-    encoder = build((shape[0] + num_classes, *shape[1:]), num_latents, **plain).encoder
-    decoder = build(shape, num_latents + num_classes, **plain).decoder
-    parts: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "family": family}
-    return ConditionalVAE(encoder, decoder, data_shape, num_classes, **parts)
-
-
 def mlp_autoencoder(
     data_shape: tuple[int, ...],
     num_latents: int,
@@ -934,3 +983,14 @@ def _parts(
     if prior.num_latents != num_latents:
         raise ValueError(f"num_latents is {num_latents}, and the prior has {prior.num_latents}: they must be the same")
     return prior, likelihood, likelihood.output_shape(tuple(data_shape))
+
+
+def _check_labels(what: str, labels: Tensor, highest: int) -> None:
+    """Refuse anything but the whole numbers from 0 to ``highest``, naming the first. Raises ValueError."""
+    whole = labels.long()
+    good = ((whole == labels) & (whole >= 0) & (whole <= highest)).flatten()
+    if not good.all():
+        row = int(good.int().argmin())
+        place = f", first in row {row}" if labels.dim() else ""
+        got = labels.flatten()[row].item()
+        raise ValueError(f"{what} must be whole numbers from 0 to {highest}, got {got:.8g}{place}")
