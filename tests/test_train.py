@@ -99,7 +99,7 @@ def test_the_command_is_a_direct_call_of_fit_to_the_bit(tmp_path: Path) -> None:
     numbers = [
         f"{value:.2f}" for value in (history.test_elbo[-1], history.test_reconstruction[-1], history.test_kl[-1])
     ]
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("test"))
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("held out"))
     assert line.split()[-3:] == numbers
     assert f"{max(history.test_elbo):.2f}" in done.stdout.splitlines()[-2]
     assert done.stderr == ""  # --quiet: no bar
@@ -107,7 +107,7 @@ def test_the_command_is_a_direct_call_of_fit_to_the_bit(tmp_path: Path) -> None:
 
 def settings_of(options: str) -> dict[str, Any]:
     """What the command hands to fit: its arguments, with those of the two groups beside them."""
-    settings = train._settings(train._parse(words(options)), torch.device("cpu"))
+    settings = train._settings(train._parse(words(options)), torch.device("cpu"), 6000)
     groups = vars(settings.pop("optimization")) | vars(settings.pop("execution"))
     return settings | groups
 
@@ -149,10 +149,10 @@ def test_the_data_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(data, "mnist", images)
     monkeypatch.setattr(data, "fashion_mnist", images)
-    x, x_test = train._images(train._parse(words("--data mnist --folder here --limit 4")))
-    assert (x.shape[0], x.max(), x_test.shape[0], x_test.max()) == (4, 255, 4, 1)
-    train._images(train._parse(words("--full --folder there")))
-    train._images(train._parse([]))
+    parts = train._load(train._parse(words("--data mnist --folder here --limit 4")))
+    assert (len(parts.train.x), len(parts.test.x)) == (4, 4)
+    train._load(train._parse(words("--full --folder there")))
+    train._load(train._parse([]))
     assert calls[:2] == [("train", {"folder": "here"}), ("test", {"folder": "here"})]
     assert calls[2:4] == [("train", {"full": True, "folder": "there"}), ("test", {"full": True, "folder": "there"})]
     assert calls[4:] == [("train", {"full": False, "folder": None}), ("test", {"full": False, "folder": None})]
@@ -168,7 +168,7 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
     text = " ".join(capsys.readouterr().out.split())
     for name in vars(train._parse([])):
         assert f"--{name.replace('_', '-')}" in text
-    for part in ("(0.002)", "(warmup_cosine)", "(128)", "Ctrl-C", "torchrun", "(never)"):
+    for part in ("(0.002)", "(warmup_cosine)", "(128, or all the data)", "Ctrl-C", "torchrun", "(never)"):
         assert part in text
 
 
@@ -179,7 +179,11 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
         ("--blocks -1", "--blocks: '-1' is not a whole number from 0 on"),
         ("--epochs 2.5", "--epochs: '2.5' is not a whole number from 1 on"),
         ("--learning-rate fast", "--learning-rate: invalid float value: 'fast'"),
-        ("--data cifar", "--data: invalid choice: 'cifar'"),
+        ("--likelihood normal", "--likelihood: invalid choice: 'normal'"),
+        ("--size 48", "--size: expected 2 arguments"),
+        ("--size 48 40", "for your own data"),
+        ("--components 5", "--components is for --prior mixture"),
+        ("--data x --full", "--full is for Fashion-MNIST"),
         ("--compile fast", "--compile: invalid choice: 'fast'"),
         ("--device toaster", "--device: Expected one of cpu, cuda"),
         ("--data mnist --full", "MNIST is always the full set"),
@@ -211,6 +215,7 @@ def test_options_that_cannot_be_read_are_refused(
         ("--checkpoint no/such/folder/run.pt", "there is no such folder"),
         ("--output no/such/folder/run.pt", "--output: 'no/such/folder/run.pt': there is no such folder"),
         ("--data mnist --folder no/such/folder", "there is no such folder"),
+        ("--data no/such/folder", "there is no file or folder no/such/folder"),
         pytest.param(
             "--device cuda",
             "torch finds no CUDA device",
@@ -223,7 +228,7 @@ def test_a_run_that_cannot_be_made_ends_with_one_line(
 ) -> None:
     assert train.main([*TINY, "--epochs", "1", *words(options)]) == 1
     output, errors = capsys.readouterr()
-    assert output == ""
+    assert all(line.startswith(("Data: ", "Model: ")) for line in output.splitlines())
     assert message in errors
     assert len(errors.splitlines()) == 1
 
@@ -269,13 +274,13 @@ def interrupted(call: int, *options: str, by: signal.Signals = signal.SIGINT) ->
         [sys.executable, "-c", HANGING, str(call), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        line = process.stdout.readline()
-        assert line == "hanging\n", process.stderr.read()
+        lines = iter(process.stdout.readline, "hanging\n")
+        assert all(line.startswith(("Data: ", "Model: ")) for line in lines), process.stderr.read()
         process.send_signal(by)
         output, errors = process.communicate(timeout=600)
     finally:
         process.kill()
-    assert output == ""
+    assert all(line.startswith(("Data: ", "Model: ")) for line in output.splitlines())
     return process.returncode, errors
 
 
@@ -390,7 +395,7 @@ def test_the_command_lets_waiting_threads_sleep_unless_told_otherwise() -> None:
 def test_torchrun_trains_the_same_model(tmp_path: Path) -> None:
     """Two processes on the CPU: up to rounding the run of one; said, shown and recorded once."""
     run = [*TINY, *OPTIONS, "--output"]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vae_tutorial.train")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vae_tutorial", "train")
     joint = command(*run, str(tmp_path / "joint.pt"), program=torchrun)
     assert joint.returncode == 0, joint.stderr
     assert joint.stdout.count("best test ELBO") == 1
