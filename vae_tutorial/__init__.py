@@ -24,7 +24,9 @@ From the bottom of the house to the top; a module imports only modules above it 
 ``annealing``        annealed importance sampling, in both directions
 ``aggregated``       the aggregated posterior: information and misfit
 ``data``             exam marks, Fashion-MNIST and MNIST as tensors with fixed splits
+``datafiles``        data of one's own: a folder of images, an array, a table
 ``train``            the training loop from the command line
+``cli``              one command with four verbs: train, sample, reconstruct, evaluate
 ``audit``            what a VAE loss computes, found by probing it
 ``figures``          drawing what the others compute; needs matplotlib, and only this package does
 ===================  ===================================================================================================

@@ -193,15 +193,13 @@ def read_images(
         raise ValueError(f'colour must be "grey" or "rgb", got {colour!r}')
     paths, labels, class_names = _list_images(folder)
     options: dict[str, Any] = {} if progress else {"disable": True}
-    x: Tensor | None = None
+    shape = _read_image(paths[0], size, colour).shape
+    x = _room((len(paths), *shape))
     for number, path in enumerate(tqdm(paths, unit="image", **options)):
         pixels = _read_image(path, size, colour)
-        if x is None:
-            x = _room((len(paths), *pixels.shape))
-        elif pixels.shape != x.shape[1:]:
-            raise ValueError(_differs(paths[0], tuple(x.shape[1:]), path, tuple(pixels.shape)))
+        if pixels.shape != shape:
+            raise ValueError(_differs(paths[0], tuple(shape), path, tuple(pixels.shape)))
         x[number] = pixels
-    assert x is not None  # noqa: S101  the list is not empty
     return Data(x, labels, class_names)
 
 
@@ -468,7 +466,10 @@ def check_suffix(path: PathLike, data_shape: Sequence[int]) -> None:
     Raises:
         ValueError: naming the suffixes that fit.
 
-    >>> check_suffix("grid.png", (1, 28, 28))
+    >>> check_suffix("grid.png", (3,))
+    Traceback (most recent call last):
+    ...
+    ValueError: 'grid.png': data of shape (3,) can be written to .csv or .npy
     """
     is_image, is_row = len(data_shape) == 3 and data_shape[0] in (1, 3), len(data_shape) == 1
     fits = [".png"] * is_image + [".csv"] * is_row + [".npy"]
