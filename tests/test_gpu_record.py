@@ -162,7 +162,7 @@ def test_what_could_not_start_in_time_is_no_success(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tool, "run", run)
     assert tool.main([*TINY, "--seeds", "2", "--output", str(tmp_path)]) == 1
     assert shares == pytest.approx([600 * share for share in (1 / 14, 4 / 13, 3 / 9, 4 / 6, 1)], rel=0.01)
-    assert "nothing: see the parts" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "Nothing: see the parts." in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -271,9 +271,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["# A recorded run"]
     for title, rows in found.items():
         lines += ["", f"## {title}", ""]
-        cells = [list(rows[0]), ["---"] * len(rows[0])] if rows else [["nothing: see the parts"]]
+        cells = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
         cells += [[cell(value) for value in row.values()] for row in rows]
-        lines += [f"| {' | '.join(line)} |" for line in cells]
+        lines += [f"| {' | '.join(line)} |" for line in cells] or ["Nothing: see the parts."]
     return "\n".join([*lines, ""])
 
 
