@@ -45,6 +45,13 @@ def drop_repeated_ids(app: Sphinx, doctree: nodes.document) -> None:
             proof["ids"] = []
 
 
+def let_go_of_the_rest(app: Sphinx, doctree: nodes.document) -> None:
+    """What `eval-rst` parsed belongs to a document of its own, which MyST leaves tied to Sphinx's whole environment: Sphinx
+    would store all of it with every page of the API, 4 MB each, and load it again in every build."""
+    for node in doctree.findall():
+        node.document = doctree
+
+
 def say_what_it_needs(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Under each function of the package: what has to be copied or imported along with it."""
     if what == "function" and inspect.isfunction(thing):
@@ -149,10 +156,17 @@ def find_by_other_words(app: Sphinx, doctree: nodes.document) -> None:
             doctree += addnodes.index(entries=entries)
 
 
-def index_them_anew(app: Sphinx, env: Any) -> list[str]:
-    """The pages that the table names, written in every build: Sphinx forgets such entries of a page that it leaves alone."""
-    table = (Path(app.srcdir) / GLOSSARY).read_text(encoding="utf-8")
-    return sorted({f"book/{page}" for _, page, _ in OTHER_WORDS.findall(table)} & env.found_docs)
+def keep_other_words(app: Sphinx) -> list[Any]:
+    """In the search, the index entries of the pages that this build did not write: Sphinx forgets them, so from the last."""
+    indexer, file = app.builder.indexer, Path(app.outdir) / app.builder.searchindex_filename
+    if indexer and file.exists():
+        last = app.builder.indexer_format.loads(file.read_text(encoding="utf-8"))
+        left_alone = app.env.found_docs - indexer._index_entries.keys()
+        for word, places in last["indexentries"].items():
+            for number, place, main in places:
+                if (page := last["docnames"][number]) in left_alone:
+                    indexer._index_entries.setdefault(page, []).append((word, place, "main" if main else ""))
+    return []  # no page of its own, which is what this event asks for
 
 
 SYMBOLS = {"mid": "| ", "phi": "φ", "theta": "θ", "epsilon": "ε", "mu": "μ", "sigma": "σ", "beta": "β"}
@@ -214,9 +228,10 @@ def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
     app.add_search_language(English)
+    app.connect("doctree-read", let_go_of_the_rest)
     app.connect("doctree-read", drop_repeated_ids)
     app.connect("doctree-read", find_by_other_words)
-    app.connect("env-updated", index_them_anew)
+    app.connect("html-collect-pages", keep_other_words)
     app.connect("doctree-read", describe)
     app.connect("html-page-context", say_what_it_is_about)
     app.connect("html-page-context", size_images)
