@@ -7,6 +7,7 @@ What a reader searches for is found in American and British spelling alike, and 
 Every page says in its head what it is about, and every image in its page how large it is.
 """
 
+import gc
 import html
 import inspect
 import json
@@ -97,14 +98,23 @@ def mend_the_body(app: Sphinx, page: str, template: str, context: dict[str, Any]
     context["body"] = body
 
 
+def is_fresh(wheels: Path, sources: list[Path]) -> bool:
+    """Whether one wheel is there, newer than all of it was made of; a folder's time tells of files that are gone."""
+    built = [path.stat().st_mtime for path in wheels.glob("*.whl")]
+    return len(built) == 1 and built[0] > max(path.stat().st_mtime for path in sources if "__pycache__" not in path.parts)
+
+
 def build_the_wheel(app: Sphinx, error: Exception | None) -> None:
     """The package beside the pages, so that pip can install it from the site's own address."""
     if error or app.builder.name != "html":
         return
     root, wheels = Path(__file__).resolve().parents[1], Path(app.outdir) / "wheels"
+    beside = [path for path in root.iterdir() if path.is_file()]
+    if is_fresh(wheels, [*beside, root / "vae_tutorial", *(root / "vae_tutorial").rglob("*")]):
+        return
     shutil.rmtree(wheels, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:  # setuptools packs what an older build left beside the sources
-        for path in [path for path in root.iterdir() if path.is_file()]:
+        for path in beside:
             shutil.copy(path, folder)
         shutil.copytree(root / "vae_tutorial", Path(folder) / "vae_tutorial")
         pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check", "--wheel-dir", str(wheels)]
@@ -227,6 +237,7 @@ def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
+    gc.set_threshold(50_000)  # Sphinx builds large trees and keeps them: looking for garbage so often took a third of a build
     app.add_search_language(English)
     app.connect("doctree-read", let_go_of_the_rest)
     app.connect("doctree-read", drop_repeated_ids)
