@@ -101,7 +101,9 @@ def mend_the_body(app: Sphinx, page: str, template: str, context: dict[str, Any]
 def is_fresh(wheels: Path, sources: list[Path]) -> bool:
     """Whether one wheel is there, newer than all of it was made of; a folder's time tells of files that are gone."""
     built = [path.stat().st_mtime for path in wheels.glob("*.whl")]
-    return len(built) == 1 and built[0] > max(path.stat().st_mtime for path in sources if "__pycache__" not in path.parts)
+    return len(built) == 1 and built[0] > max(
+        path.stat().st_mtime for path in sources if "__pycache__" not in path.parts
+    )
 
 
 def build_the_wheel(app: Sphinx, error: Exception | None) -> None:
@@ -237,7 +239,9 @@ def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
-    gc.set_threshold(50_000)  # Sphinx builds large trees and keeps them: looking for garbage so often took a third of a build
+    gc.set_threshold(
+        50_000
+    )  # Sphinx builds large trees and keeps them: looking for garbage so often took a third of a build
     app.add_search_language(English)
     app.connect("doctree-read", let_go_of_the_rest)
     app.connect("doctree-read", drop_repeated_ids)
