@@ -36,6 +36,10 @@ def write(book, name, *cells, text="A page"):
     nbformat.write(notebook, book.doc2path(name))
 
 
+def run(book):
+    tool.execute_stale(SimpleNamespace(srcdir=book.folder), book, ["a", "b"])
+
+
 def runs(book, name):
     mark = book.folder / f"runs-of-{name}"
     return len(mark.read_text(encoding="utf-8")) if mark.exists() else 0
@@ -59,35 +63,42 @@ def test_two_notebooks_run_side_by_side_in_one_thread_each_and_myst_nb_finds_the
     skipped = new_code_cell("1 / 0", metadata={"tags": ["skip-execution"]})
     write(book, "a", WAIT.format(other="b"), SHOW, skipped)
     write(book, "b", WAIT.format(other="a"), SHOW)
-    tool.execute(None, book, ["a", "b"])
+    run(book)
     assert as_myst_nb_finds_it(book, "a", monkeypatch) == as_myst_nb_finds_it(book, "b", monkeypatch) == ["1\n"]
 
 
 def test_only_a_notebook_whose_code_changed_runs_again_with_all_its_threads(book, monkeypatch):
     for name in "ab":
         write(book, name)
-    tool.execute(None, book, ["a", "b"])
+    run(book)
     write(book, "a", "import os", SHOW)
     write(book, "b", text="Other words")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as a build of its own finds it
-    tool.execute(None, book, ["a", "b"])
+    run(book)
     assert (runs(book, "a"), runs(book, "b")) == (2, 1)
     assert as_myst_nb_finds_it(book, "a", monkeypatch) == ["2\n"]
 
 
-def test_a_failing_notebook_is_named_with_its_traceback_each_time_and_the_others_run(book, caplog):
+def test_a_failing_notebook_is_named_with_its_traceback_each_time_and_the_others_run(book):
     write(book, "a", "1 / 0")
     write(book, "b")
     for _ in range(2):
-        with pytest.raises(tool.NotebookError, match=r"^a$"):
-            tool.execute(None, book, ["a", "b"])
-        assert "a.ipynb" in caplog.text
-        assert "ZeroDivisionError: division by zero" in caplog.text
-        caplog.clear()
+        with pytest.raises(tool.NotebookError, match=r"^a\.ipynb\n(?s:.*)1 / 0(?s:.*)ZeroDivisionError"):
+            run(book)
     assert (runs(book, "a"), runs(book, "b")) == (2, 1)
+
+
+def test_a_kernel_that_dies_is_named(book):
+    write(book, "a", "import os", "os._exit(1)")
+    write(book, "b")
+    with pytest.raises(tool.NotebookError, match=r"^a\.ipynb\nKernel died$"):
+        run(book)
 
 
 def test_the_book_is_built_with_it():
     sphinx = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]
     assert sphinx["local_extensions"]["execute_notebooks"] == "tools"
     assert "execute_notebooks" in sphinx["config"]["extensions"]
+    connected = {}
+    tool.setup(SimpleNamespace(connect=connected.__setitem__))
+    assert connected == {"env-before-read-docs": tool.execute_stale}
