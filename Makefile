@@ -3,7 +3,8 @@
 #   PYTHON=python3.12          the Python that .venv is made with (3.11 or newer)
 #   PIP_FLAGS="..."            passed to pip, for example the index that serves CPU builds of torch
 #   OMP_WAIT_POLICY=ACTIVE     threads that wait keep their cores; without it they sleep, and a busy machine stays usable
-#   OMP_NUM_THREADS=4          threads for torch; 2 by default, so that every machine adds in the same order
+#   OMP_NUM_THREADS=4          threads for torch; 2 by default, so that every machine adds in the same order. Of several
+#                              notebooks that the build runs at once, each has one
 
 PYTHON    ?= python3
 PIP_FLAGS ?=
@@ -53,7 +54,8 @@ $(INSTALLED): requirements.txt constraints.txt pyproject.toml
 book: $(BUILT)
 	@echo 'Open $(PAGE)'
 
-# The execution cache looks at the notebooks alone, so what they import and load drops it.
+# jupyter-book runs the notebooks whose code changed, side by side (tools/execute_notebooks.py). Its cache looks at the
+# notebooks alone, so what they import and load drops it.
 $(EXECUTED): $(INSTALLED) $(PACKAGE) $(RESULTS)
 	@mkdir -p _build
 	@rm -rf _build/.jupyter_cache _build/.doctrees
@@ -61,7 +63,7 @@ $(EXECUTED): $(INSTALLED) $(PACKAGE) $(RESULTS)
 
 # A page that was read is not read again, and its warnings would be gone: after a build that did not finish, read all.
 # The stamp carries the time of the start, so that an edit made meanwhile is seen by the next build.
-$(BUILT): $(EXECUTED) _config.yml _toc.yml tools/book_extension.py $(PAGES)
+$(BUILT): $(EXECUTED) _config.yml _toc.yml tools/book_extension.py tools/execute_notebooks.py $(PAGES)
 	@test -e $@ || rm -rf _build/.doctrees
 	@test -e $@ && ! find book/_static -newer $@ | grep -q . || rm -rf _build/html  # Sphinx copies styles only with a page
 	@rm -f $@ && touch _build/.started

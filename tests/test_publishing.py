@@ -60,7 +60,9 @@ def test_building_again_leaves_one_wheel(tmp_path):
     """Sphinx keeps what it does not know between two builds, and so an old version's wheel."""
     app = SimpleNamespace(builder=SimpleNamespace(name="html"), outdir=str(tmp_path))
     (tmp_path / "wheels").mkdir()
-    (tmp_path / "wheels" / "vae_tutorial-0.0.1-py3-none-any.whl").touch()
+    old = tmp_path / "wheels" / "vae_tutorial-0.0.1-py3-none-any.whl"
+    old.touch()
+    os.utime(old, (0, 0))
     book_extension.build_the_wheel(app, None)
     assert [path.name for path in (tmp_path / "wheels").iterdir()] == [WHEEL]
 

@@ -7,6 +7,7 @@ What a reader searches for is found in American and British spelling alike, and 
 Every page says in its head what it is about, and every image in its page how large it is.
 """
 
+import gc
 import html
 import inspect
 import json
@@ -43,6 +44,13 @@ def drop_repeated_ids(app: Sphinx, doctree: nodes.document) -> None:
     for proof in doctree.findall(nodes.admonition):
         if proof["ids"] == ["proof"]:
             proof["ids"] = []
+
+
+def let_go_of_the_rest(app: Sphinx, doctree: nodes.document) -> None:
+    """What `eval-rst` parsed belongs to a document of its own, which MyST leaves tied to Sphinx's whole environment: Sphinx
+    would store all of it with every page of the API, 4 MB each, and load it again in every build."""
+    for node in doctree.findall():
+        node.document = doctree
 
 
 def say_what_it_needs(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -90,14 +98,25 @@ def mend_the_body(app: Sphinx, page: str, template: str, context: dict[str, Any]
     context["body"] = body
 
 
+def is_fresh(wheels: Path, sources: list[Path]) -> bool:
+    """Whether one wheel is there, newer than all of it was made of; a folder's time tells of files that are gone."""
+    built = [path.stat().st_mtime for path in wheels.glob("*.whl")]
+    return len(built) == 1 and built[0] > max(
+        path.stat().st_mtime for path in sources if "__pycache__" not in path.parts
+    )
+
+
 def build_the_wheel(app: Sphinx, error: Exception | None) -> None:
     """The package beside the pages, so that pip can install it from the site's own address."""
     if error or app.builder.name != "html":
         return
     root, wheels = Path(__file__).resolve().parents[1], Path(app.outdir) / "wheels"
+    beside = [path for path in root.iterdir() if path.is_file()]
+    if is_fresh(wheels, [*beside, root / "vae_tutorial", *(root / "vae_tutorial").rglob("*")]):
+        return
     shutil.rmtree(wheels, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:  # setuptools packs what an older build left beside the sources
-        for path in [path for path in root.iterdir() if path.is_file()]:
+        for path in beside:
             shutil.copy(path, folder)
         shutil.copytree(root / "vae_tutorial", Path(folder) / "vae_tutorial")
         pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check", "--wheel-dir", str(wheels)]
@@ -149,10 +168,17 @@ def find_by_other_words(app: Sphinx, doctree: nodes.document) -> None:
             doctree += addnodes.index(entries=entries)
 
 
-def index_them_anew(app: Sphinx, env: Any) -> list[str]:
-    """The pages that the table names, written in every build: Sphinx forgets such entries of a page that it leaves alone."""
-    table = (Path(app.srcdir) / GLOSSARY).read_text(encoding="utf-8")
-    return sorted({f"book/{page}" for _, page, _ in OTHER_WORDS.findall(table)} & env.found_docs)
+def keep_other_words(app: Sphinx) -> list[Any]:
+    """In the search, the index entries of the pages that this build did not write: Sphinx forgets them, so from the last."""
+    indexer, file = app.builder.indexer, Path(app.outdir) / app.builder.searchindex_filename
+    if indexer and file.exists():
+        last = app.builder.indexer_format.loads(file.read_text(encoding="utf-8"))
+        left_alone = app.env.found_docs - indexer._index_entries.keys()
+        for word, places in last["indexentries"].items():
+            for number, place, main in places:
+                if (page := last["docnames"][number]) in left_alone:
+                    indexer._index_entries.setdefault(page, []).append((word, place, "main" if main else ""))
+    return []  # no page of its own, which is what this event asks for
 
 
 SYMBOLS = {"mid": "| ", "phi": "φ", "theta": "θ", "epsilon": "ε", "mu": "μ", "sigma": "σ", "beta": "β"}
@@ -213,10 +239,14 @@ def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
+    gc.set_threshold(
+        50_000
+    )  # Sphinx builds large trees and keeps them: looking for garbage so often took a third of a build
     app.add_search_language(English)
+    app.connect("doctree-read", let_go_of_the_rest)
     app.connect("doctree-read", drop_repeated_ids)
     app.connect("doctree-read", find_by_other_words)
-    app.connect("env-updated", index_them_anew)
+    app.connect("html-collect-pages", keep_other_words)
     app.connect("doctree-read", describe)
     app.connect("html-page-context", say_what_it_is_about)
     app.connect("html-page-context", size_images)
