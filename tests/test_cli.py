@@ -74,7 +74,8 @@ def test_a_strangers_folder_goes_through_all_four_verbs(capsys: pytest.CaptureFi
     pictures(Path("pictures"))
     told = run(capsys, "train", "--data", "pictures", *CONV, "--output", "m.pt")
     assert "pictures, split with seed 0: 22 to train on and 2 held out, each 3 x 48 x 40" in told
-    assert "discretized_logistic likelihood, standard_normal prior of 3 latents, mean_field q, convolutional" in told
+    assert "discretized_logistic likelihood, standard_normal prior, mean_field q" in told
+    assert "Networks: convolutional, num_latents 3, num_channels 4, num_blocks 1, patch_size 4" in told
     assert "Recorded in m.pt" in told
     assert "5 samples in grid.png" in run(capsys, "sample", "m.pt", "--num", "5", "--output", "grid.png")
     assert np.asarray(Image.open("grid.png")).shape == (2 * 48 + 2, 3 * 40 + 4, 3)

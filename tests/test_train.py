@@ -228,7 +228,7 @@ def test_a_run_that_cannot_be_made_ends_with_one_line(
 ) -> None:
     assert train.main([*TINY, "--epochs", "1", *words(options)]) == 1
     output, errors = capsys.readouterr()
-    assert all(line.startswith(("Data: ", "Model: ")) for line in output.splitlines())
+    assert all(line.startswith(("Data: ", "Model: ", "Networks: ")) for line in output.splitlines())
     assert message in errors
     assert len(errors.splitlines()) == 1
 
@@ -275,12 +275,12 @@ def interrupted(call: int, *options: str, by: signal.Signals = signal.SIGINT) ->
     )
     try:
         lines = iter(process.stdout.readline, "hanging\n")
-        assert all(line.startswith(("Data: ", "Model: ")) for line in lines), process.stderr.read()
+        assert all(line.startswith(("Data: ", "Model: ", "Networks: ")) for line in lines), process.stderr.read()
         process.send_signal(by)
         output, errors = process.communicate(timeout=600)
     finally:
         process.kill()
-    assert all(line.startswith(("Data: ", "Model: ")) for line in output.splitlines())
+    assert all(line.startswith(("Data: ", "Model: ", "Networks: ")) for line in output.splitlines())
     return process.returncode, errors
 
 

@@ -193,7 +193,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     else:
         _write(options.output, how, again)
     error = (rebuilt - chosen.x.float()).square().mean().sqrt().item()
-    print(f"{len(x)} reconstructions in {options.output}; root mean squared error {error:.4g} on the scale of the data")
+    print(f"{len(x)} reconstructions in {options.output}, root mean squared error {error:.4g}")
 
 
 def _in_pairs(above: Tensor, below: Tensor, columns: int) -> Tensor:

@@ -1,11 +1,12 @@
 """Data of one's own: a folder of images, an .npy or .npz file, a table in a .csv file, as one tensor.
 
+It needs no other module of the package; pictures are read and written with Pillow.
+
 What is read is checked as it is read, and a refusal is one line that names the file: a broken picture, sizes or channels
 that differ, an empty folder, a value that is missing. Nothing is guessed about what the values mean but their kind,
 :func:`kind`, by which a likelihood can be chosen.
 
-Shapes: images are (N, C, H, W) bytes, C = 1 for grey and 3 for colour; a table is (N, D). It needs no other module of the
-package; pictures are read and written with Pillow.
+Shapes: images are (N, C, H, W) bytes, C = 1 for grey and 3 for colour; a table is (N, D).
 """
 
 import csv

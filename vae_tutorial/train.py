@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> tiny = "--limit 64 --channels 2 --blocks 0 --latents 2 --batch-size 32 --epochs 1 --device cpu --quiet"
     >>> main(tiny.split())  # doctest: +ELLIPSIS
     Data: fashion_mnist, its own test set: 64 to train on and 64 held out, each 1 x 28 x 28
-    Model: bernoulli likelihood of bits drawn from the values, standard_normal prior of 2 latents, mean_field q, ...
+    Model: bernoulli likelihood of bits drawn from the values, standard_normal prior, mean_field q
+    Networks: convolutional, num_latents 2, num_channels 2, patch_size 4
     1 epoch of training on 64 data points ...
     0
     """
@@ -107,7 +108,7 @@ def _train(options: argparse.Namespace) -> None:
     x_test = _sources.prepare(how, parts.test)
     model, sizes = _model(options, how, tuple(parts.train.x.shape[1:]))
     if _command.is_first():
-        print(f"Data: {parts.told}\nModel: {_told(options, how, model, sizes)}", flush=True)
+        print(f"Data: {parts.told}\n{_told(options, how, sizes)}", flush=True)
     history = training.fit(model, x, x_test=x_test, preprocess=preprocess, **_settings(options, device, len(x)))
     if _command.is_first():
         _report(history, len(x), len(x_test))
@@ -163,8 +164,8 @@ def _prior(options: argparse.Namespace, num_latents: int) -> Prior:
     return StandardNormal(num_latents)
 
 
-def _told(options: argparse.Namespace, how: _sources.Preparation, model: models.VAE, sizes: dict[str, Any]) -> str:
-    """One line of what was chosen, by the options or by the data."""
+def _told(options: argparse.Namespace, how: _sources.Preparation, sizes: dict[str, Any]) -> str:
+    """Two lines of what was chosen, by the options or by the data."""
     treatment = ""
     if how.binarized:
         treatment = " of bits drawn from the values"
@@ -172,17 +173,13 @@ def _told(options: argparse.Namespace, how: _sources.Preparation, model: models.
         treatment = " of standardised values"
     elif how.scale != (1.0,):
         treatment = f" of values divided by {how.scale[0]:g}"
-    widths = {
-        "num_channels": "channels",
-        "num_blocks": "blocks",
-        "num_hidden": "hidden units",
-        "patch_size": "pixels a patch",
-    }
-    listed = [f"{sizes[name]} {word}" for name, word in widths.items() if sizes.get(name) is not None]
     given = f" given one of {len(how.class_names)} labels" if how.class_names else ""
+    listed = ", ".join(
+        f"{name} {value}" for name, value in sizes.items() if name.startswith(("num_", "patch")) and value
+    )
     return (
-        f"{how.likelihood} likelihood{treatment}{given}, {options.prior} prior of {model.num_latents} latents, "
-        f"{options.family} q, {sizes['network']} networks{' of ' if listed else ''}{', '.join(listed)}"
+        f"Model: {how.likelihood} likelihood{treatment}{given}, {options.prior} prior, {options.family} q\n"
+        f"Networks: {sizes['network']}, {listed}"
     )
 
 
