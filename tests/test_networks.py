@@ -6,7 +6,16 @@ from oracles import assert_close, assert_refused, randn
 from torch import nn
 
 from vae_tutorial import networks
-from vae_tutorial.networks import ConvDecoder, ConvEncoder, LinearDecoder, LinearEncoder, MLPDecoder, MLPEncoder
+from vae_tutorial.networks import (
+    ConvDecoder,
+    ConvEncoder,
+    LinearDecoder,
+    LinearEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    TwoGridDecoder,
+    TwoGridEncoder,
+)
 
 SHAPES = [(1, 28, 28), (3, 64, 48), (1, 1, 1), (2, 1, 100), (3, 50, 41), (1, 4, 4), (5, 3, 7)]
 
@@ -68,3 +77,48 @@ def test_the_linear_networks_are_affine_and_the_rest_is_constant() -> None:
 def test_a_network_remembers_what_it_was_made_with() -> None:
     assert MLPEncoder((2, 3), 4, num_hidden=7).arguments == {"data_shape": (2, 3), "num_outputs": 4, "num_hidden": 7}
     assert networks.ConvDecoder((1, 4, 4), 2).arguments["patch_size"] == 4
+
+
+# two grids
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 48, 40), (2, 4, 8)])
+def test_two_grids_take_images_of_sizes_that_are_multiples_of_four(shape: tuple[int, ...]) -> None:
+    sizes = {"num_channels": (5, 6), "num_blocks": (1, 2), "num_hidden": 7}
+    encoder, decoder = TwoGridEncoder(shape, 5, **sizes), TwoGridDecoder(shape, 3, **sizes)
+    assert encoder(torch.zeros(2, *shape)).shape == (2, 5)
+    assert decoder(torch.zeros(2, 3)).shape == (2, *shape)
+    for network in (encoder, decoder):
+        convolutions = [
+            layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+        ]
+        blocks = [layer for layer in convolutions if layer.in_channels == layer.out_channels]
+        fine, coarse = ([layer for layer in blocks if layer.in_channels == width] for width in (5, 6))
+        assert (len(fine), len(coarse)) == (2, 4)  # two in each block
+
+
+def test_every_pixel_of_two_grids_counts() -> None:
+    encoder, decoder = (made((2, 8, 12), 3, num_channels=(4, 6)) for made in (TwoGridEncoder, TwoGridDecoder))
+    x = randn(1, 2, 8, 12, seed=0, dtype=torch.float32).requires_grad_()
+    (gradient,) = torch.autograd.grad(encoder(x).square().sum(), x)
+    assert (gradient != 0).all()
+    z = randn(2, 3, seed=1, dtype=torch.float32)
+    assert (decoder.eval()(z)[0] != decoder(z)[1]).all()
+
+
+def test_dropout_is_the_decoders_and_ends_with_training() -> None:
+    decoder, z = TwoGridDecoder((1, 8, 8), 3, dropout=0.5), randn(2, 3, seed=1, dtype=torch.float32)
+    with torch.random.fork_rng():
+        assert not torch.equal(decoder(z), decoder(z))
+    decoder.eval()
+    assert torch.equal(decoder(z), decoder(z))
+    assert [layer.p for layer in decoder.modules() if isinstance(layer, nn.Dropout)] == [0.5] * 4
+    encoder = TwoGridEncoder((1, 8, 8), 3)
+    assert all(layer.p == 0 for layer in encoder.modules() if isinstance(layer, nn.Dropout))
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 28), (1, 28, 30)])
+def test_other_sizes_are_refused_by_two_grids(shape: tuple[int, ...]) -> None:
+    for made in (TwoGridEncoder, TwoGridDecoder):
+        assert_refused(lambda made=made: made(shape, 4), "multiples of 4", "30", "28", "ConvEncoder")
+        assert_refused(lambda made=made: made((784,), 4), "channels, height, width")

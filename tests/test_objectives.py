@@ -8,7 +8,8 @@ from oracles import assert_close, assert_refused, randn
 from torch import Tensor
 
 from vae_tutorial import models, objectives
-from vae_tutorial.families import FullRank, MeanField
+from vae_tutorial.families import LOG_VAR_LIMIT, FullRank, MeanField
+from vae_tutorial.likelihoods import Gaussian
 from vae_tutorial.objectives import Objective
 from vae_tutorial.priors import GaussianMixture
 
@@ -148,3 +149,55 @@ def test_bad_settings_are_refused() -> None:
         assert_refused(lambda w=wrong: objectives.beta_elbo(w), "beta")
         assert_refused(lambda w=wrong: objectives.free_bits(w), "nats")
     assert_refused(lambda: objectives.beta_elbo(lambda done: 1 - 2 * done), "beta", "-1")
+
+
+# sticking the landing
+
+
+@pytest.mark.parametrize("prior", [None, GaussianMixture(J, 3)])
+@pytest.mark.parametrize("family", [MeanField, FullRank])
+def test_sticking_the_landing_has_the_elbos_value_and_leaves_out_the_score_of_q(
+    family: type, prior: GaussianMixture | None
+) -> None:
+    """The gradient of the sampled ELBO, written out, minus its part through the parameters of log q."""
+    model, eps = vae(family=family, prior=prior), randn(4, B, J, seed=95)
+    encoder, decoder = list(model.encoder.parameters()), list(model.decoder.parameters())
+    log_p_x, log_p_z, log_q = pieces(model, eps)
+    elbo = (log_p_x + log_p_z - log_q).mean(0)
+    terms = objectives.sticking_the_landing(num_samples=4).terms(model, data(), eps)
+    assert_close(terms.reconstruction - terms.kl, elbo, 1e-10)
+    q = model.posterior(data())
+    score = q.log_prob(q.latents(eps).detach()).mean(0)
+    for parameters, left_out in ((encoder, score), (decoder, None)):
+        found = torch.autograd.grad((terms.reconstruction - terms.kl).sum(), parameters, retain_graph=True)
+        full = torch.autograd.grad(elbo.sum(), parameters, retain_graph=True)
+        scores = [torch.zeros(())] * len(parameters)
+        if left_out is not None:
+            scores = torch.autograd.grad(left_out.sum(), parameters, retain_graph=True)
+            assert max(part.abs().max() for part in scores) > 0.1
+        for ours, whole, part in zip(found, full, scores, strict=True):
+            assert_close(ours, whole + part, 1e-9)
+
+
+def test_where_q_is_the_posterior_sticking_the_landing_has_no_noise() -> None:
+    """x = w z + noise, one latent: with the exact q each sample's gradient is 0, and the ELBO's is not."""
+    model = models.linear_vae((1,), 1, likelihood=Gaussian(log_var=0.0)).double()
+    w, variance = 2.0, 1 / (1 + 2.0**2)
+    model.decoder[0].weight.data.fill_(w)
+    model.decoder[0].bias.data.zero_()
+    model.encoder[1].affine.weight.data.fill_(variance * w)
+    model.encoder[1].affine.bias.data.zero_()
+    raw = LOG_VAR_LIMIT * math.atanh(math.log(variance) / LOG_VAR_LIMIT)
+    model.encoder[1].constant.data.fill_(raw)
+    x, eps = randn(B, 1, seed=96), randn(3, B, 1, seed=97)
+    largest = {}
+    for objective in (objectives.elbo(num_samples=3), objectives.sticking_the_landing(num_samples=3)):
+        terms = objective.terms(model, x, eps)
+        gradients = torch.autograd.grad((terms.reconstruction - terms.kl).sum(), list(model.encoder.parameters()))
+        largest[objective.name] = max(gradient.abs().max().item() for gradient in gradients)
+    assert largest["sticking_the_landing(num_samples=3)"] < 1e-12
+    assert largest["elbo(num_samples=3)"] > 0.1
+
+
+def test_sticking_the_landing_refuses_no_samples() -> None:
+    assert_refused(lambda: objectives.sticking_the_landing(num_samples=0), "num_samples")

@@ -16,7 +16,7 @@ From the bottom of the house to the top; a module imports only modules above it 
 ``divergences``      the KL divergence: in closed form where there is one, else from samples
 ``networks``         encoders and decoders: linear, fully connected, convolutional for any size
 ``models``           VAEs, composed of the parts above, and autoencoders
-``objectives``       what training maximises: the ELBO, with a weight on the KL, importance-weighted, with free bits
+``objectives``       what training maximises: the ELBO, with a weight on the KL, importance-weighted, with free bits ...
 ``variational``      fitting a family without a network
 ``records``          files: written whole or not at all, and what a run is
 ``training``         one training loop, for one device or several

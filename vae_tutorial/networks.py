@@ -191,6 +191,108 @@ class ConvDecoder(_Layers):
         )
 
 
+@keeps_arguments
+class TwoGridEncoder(_Layers):
+    """A convolutional encoder that works on two grids: one of half the image's height and width, one of a quarter.
+
+    What is fine is seen on the first grid, and what belongs together on the second; one grid of patches has to do both.
+    It costs several times as much as :class:`ConvEncoder`.
+
+    Args:
+        data_shape: (channels, height, width), the last two multiples of 4.
+        num_outputs: P, the numbers that come out.
+        num_channels: channels on the first and on the second grid.
+        num_blocks: residual blocks on the first and on the second grid.
+        num_hidden: width of the hidden layer between the second grid and the output.
+
+    Raises:
+        ValueError: if ``data_shape`` is not (channels, height, width), with multiples of 4.
+
+    Source: He, Zhang, Ren and Sun (2016) for residual blocks.
+
+    >>> TwoGridEncoder((3, 48, 40), num_outputs=4, num_channels=(4, 8))(torch.zeros(2, 3, 48, 40)).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        data_shape: tuple[int, ...],
+        num_outputs: int,
+        num_channels: tuple[int, int] = (32, 64),
+        num_blocks: tuple[int, int] = (1, 2),
+        num_hidden: int = 512,
+    ) -> None:
+        channels, rows, columns = _quartered(data_shape)
+        fine, coarse = num_channels
+        super().__init__(
+            nn.Conv2d(channels, fine, kernel_size=4, stride=2, padding=1),  # (B, C, H / 2, W / 2)
+            *(_ResidualBlock(fine) for _ in range(num_blocks[0])),
+            nn.SiLU(),
+            nn.Conv2d(fine, coarse, kernel_size=4, stride=2, padding=1),  # (B, C', H / 4, W / 4)
+            *(_ResidualBlock(coarse) for _ in range(num_blocks[1])),
+            nn.SiLU(),
+            nn.Flatten(),
+            *_linear_layers(coarse * rows * columns, num_hidden, num_outputs),
+        )
+
+
+@keeps_arguments
+class TwoGridDecoder(_Layers):
+    """The mirror image of :class:`TwoGridEncoder`, with dropout against learning the training data by heart.
+
+    Args:
+        data_shape: (channels, height, width) of what the decoder gives for one data point, the last two multiples of 4.
+        num_latents: J, the numbers in a latent.
+        num_channels: channels on the grid of half the image's size, and on that of a quarter.
+        num_blocks: residual blocks on each, in the same order.
+        num_hidden: width of the hidden layer between the latents and the smaller grid.
+        dropout: share of the hidden units, and of the values within a block, that training drops.
+
+    Raises:
+        ValueError: if ``data_shape`` is not (channels, height, width), with multiples of 4, or dropout is no share.
+
+    Source: He, Zhang, Ren and Sun (2016) for residual blocks; Shi et al. (2016) for the pixel shuffle.
+
+    >>> TwoGridDecoder((3, 48, 40), num_latents=4, num_channels=(4, 8))(torch.zeros(2, 4)).shape
+    torch.Size([2, 3, 48, 40])
+    """
+
+    def __init__(
+        self,
+        data_shape: tuple[int, ...],
+        num_latents: int,
+        num_channels: tuple[int, int] = (32, 64),
+        num_blocks: tuple[int, int] = (1, 2),
+        num_hidden: int = 384,
+        dropout: float = 0.1,
+    ) -> None:
+        channels, rows, columns = _quartered(data_shape)
+        fine, coarse = num_channels
+        super().__init__(
+            nn.Linear(num_latents, num_hidden),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(num_hidden, coarse * rows * columns),
+            nn.Unflatten(1, (coarse, rows, columns)),
+            *(_ResidualBlock(coarse, dropout) for _ in range(num_blocks[1])),
+            nn.SiLU(),
+            nn.Conv2d(coarse, 4 * fine, kernel_size=3, padding=1),
+            nn.PixelShuffle(2),  # (B, C, H / 2, W / 2)
+            *(_ResidualBlock(fine, dropout) for _ in range(num_blocks[0])),
+            nn.SiLU(),
+            nn.Conv2d(fine, 4 * channels, kernel_size=3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+
+def _quartered(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The channels, and the rows and columns of a grid of a quarter of the image's height and width."""
+    channels, height, width = _image_shape(data_shape, 4)
+    if height % 4 or width % 4:
+        raise ValueError(f"height and width must be multiples of 4, got {height} and {width}: ConvEncoder takes any")
+    return channels, height // 4, width // 4
+
+
 def _image_shape(data_shape: tuple[int, ...], patch_size: int) -> tuple[int, int, int]:
     if len(data_shape) != 3 or min(*data_shape, patch_size) < 1:
         raise ValueError(
@@ -212,15 +314,16 @@ def _linear_layers(num_inputs: int, num_hidden: int | None, num_outputs: int) ->
 class _ResidualBlock(nn.Module):
     """x + f(x), with f two 3 x 3 convolutions: (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, num_channels: int) -> None:
+    def __init__(self, num_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.first = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
         self.second = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
+        self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.second.weight)  # starts as the identity plus a small bias: depth does not hurt
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(nn.functional.silu(x))
-        return x + self.second(nn.functional.silu(h))
+        return x + self.second(self.dropout(nn.functional.silu(h)))
 
 
 class _AffineWithConstant(nn.Module):

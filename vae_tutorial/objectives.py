@@ -132,6 +132,42 @@ def iwae(num_samples: int) -> Objective:
     return Objective(f"iwae(num_samples={num_samples})", terms, num_samples)
 
 
+def sticking_the_landing(*, num_samples: int = 1) -> Objective:
+    r"""The ELBO with another gradient for the encoder: log q is differentiated through z alone.
+
+    .. math:: \frac1K \sum_{k=1}^K \log p(x \mid z_k)
+        - \frac1K \sum_{k=1}^K \big( \log q_{\bar\phi}(z_k \mid x) - \log p(z_k) \big), \qquad z_k = z(\epsilon_k, \phi)
+
+    The bar says that the parameters of log q are held fixed. What is left out, the score of q, is 0 on average, so the
+    gradient has the same mean; and it has no noise at all where q is the posterior. The value is that of the ELBO with a
+    sampled KL. It suits the end of training: where q is still far from the posterior, it can be the noisier of the two.
+
+    Args:
+        num_samples: K, at least 1.
+
+    Returns:
+        The objective; its second term is log q - log p of the same samples.
+
+    Raises:
+        ValueError: if K < 1.
+
+    Source: Roeder, Wu and Duvenaud (2017).
+
+    >>> sticking_the_landing().name
+    'sticking_the_landing(num_samples=1)'
+    """
+
+    def terms(model: Any, x: Tensor, eps: Tensor) -> ElboTerms:
+        q = model.posterior(x)
+        z = q.latents(eps)
+        held = type(q)(*(parameter.detach() for parameter in q))
+        kl = held.log_prob(z) - model.prior.log_prob(z)  # (K, B)
+        return ElboTerms(model.log_p_x_given_z(x, z).mean(0), kl.mean(0))
+
+    _checks.whole(num_samples=num_samples)
+    return Objective(f"sticking_the_landing(num_samples={num_samples})", terms, num_samples)
+
+
 def free_bits(nats: float, *, num_samples: int = 1) -> Objective:
     r"""The ELBO with an allowance: below ``nats`` in the mean of a batch, the KL of a latent dimension costs no more.
 
