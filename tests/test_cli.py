@@ -1,5 +1,6 @@
 """cli: a stranger's data go through all four verbs; what is printed is what the package computes; refusals in one line."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -14,7 +15,21 @@ import torch
 from oracles import assert_close
 from PIL import Image
 
-from vae_tutorial import _sources, bounds, cli, data, datafiles, evaluation, likelihoods, models, records
+from vae_tutorial import (
+    _sources,
+    bounds,
+    cli,
+    data,
+    datafiles,
+    evaluation,
+    families,
+    likelihoods,
+    models,
+    networks,
+    priors,
+    records,
+    train,
+)
 from vae_tutorial.datafiles import Data
 
 
@@ -259,6 +274,32 @@ def test_the_likelihood_suits_the_values_and_samples_are_like_the_data(
     elif array == "counts":
         assert datafiles.kind(samples) in ("binary", "counts")
     run(capsys, "evaluate", "m.pt", "--samples", "5", "--quiet")
+
+
+def test_options_choose_the_parts_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("x.npy", np.random.default_rng(0).normal(size=(30, 5)))
+    parts = words("--prior mixture --components 3 --family full_rank --hidden 9")
+    told = run(capsys, "train", "--data", "x.npy", *TINY, *parts, "--output", "m.pt")
+    assert "mixture prior, full_rank q\nNetworks: mlp, num_latents 3, num_hidden 9" in told
+    model, _ = records.load_model("m.pt")
+    assert isinstance(model.prior, priors.GaussianMixture)
+    assert model.prior.mu.shape == (3, 3)
+    assert model.family is families.FullRank
+    assert model.decoder.arguments["num_hidden"] == 9
+    run(capsys, "train", "--data", "x.npy", "--network", "linear", *TINY[2:], "--output", "m.pt")
+    model, _ = records.load_model("m.pt")
+    assert type(model.decoder) is networks.LinearDecoder
+    assert model.num_latents == 2  # half of five
+
+
+@pytest.mark.parametrize(("side", "patch"), [(28, 4), (64, 4), (65, 8), (128, 8), (129, 16), (256, 16), (257, 32)])
+def test_larger_images_get_larger_patches(side: int, patch: int) -> None:
+    """So that the grid, and the linear layer on it, stay small."""
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    options = train.checked(parser, parser.parse_args(words("--data x --channels 1 --blocks 0 --latents 1")))
+    _, sizes = train._model(options, _sources.Preparation("bernoulli"), (1, 8, side))
+    assert sizes["patch_size"] == patch
 
 
 def test_pictures_of_real_numbers_are_shown_from_their_least_to_their_greatest() -> None:
