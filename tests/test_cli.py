@@ -1,5 +1,6 @@
 """cli: a stranger's data go through all four verbs; what is printed is what the package computes; refusals in one line."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -14,7 +15,21 @@ import torch
 from oracles import assert_close
 from PIL import Image
 
-from vae_tutorial import _sources, bounds, cli, data, datafiles, evaluation, likelihoods, models, records
+from vae_tutorial import (
+    _sources,
+    bounds,
+    cli,
+    data,
+    datafiles,
+    evaluation,
+    families,
+    likelihoods,
+    models,
+    networks,
+    priors,
+    records,
+    train,
+)
 from vae_tutorial.datafiles import Data
 
 
@@ -152,6 +167,18 @@ def test_an_interrupted_evaluation_goes_on(capsys: pytest.CaptureFixture[str], m
     assert run(capsys, *command) == told
 
 
+def test_a_mean_is_a_probability_and_a_sample_a_bit(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("x.npy", (np.random.default_rng(0).random((40, 6)) < 0.5).astype(np.uint8))
+    run(capsys, "train", "--data", "x.npy", *TINY, "--output", "m.pt")
+    run(capsys, *words("sample m.pt --num 5 --output s.npy"))
+    run(capsys, *words("sample m.pt --num 5 --mean --output mean.npy"))
+    run(capsys, *words("sample m.pt --num 5 --seed 1 --output other.npy"))
+    samples, means, others = (datafiles.read(name).x for name in ("s.npy", "mean.npy", "other.npy"))
+    assert set(samples.unique().tolist()) == {0.0, 1.0}
+    assert ((means > 0) & (means < 1)).all()
+    assert not torch.equal(samples, others)
+
+
 # scales: what comes out is on the scale of what went in
 
 
@@ -187,6 +214,15 @@ def test_a_density_is_told_on_the_scale_of_the_file(capsys: pytest.CaptureFixtur
         assert "bits per dimension" not in told
         values.append(float(told.splitlines()[2].split()[-3]))
     assert values[0] - values[1] == pytest.approx(np.log(1000), abs=0.03)
+
+
+def test_the_scale_of_a_density_counts_once_for_each_number() -> None:
+    """One scale for all pixels of an image, one for each column of a table; none for a probability."""
+    assert _sources.log_scale(_sources.Preparation("gaussian", scale=(10.0,)), 6) == pytest.approx(6 * np.log(10))
+    assert _sources.log_scale(_sources.Preparation("gaussian", scale=(10.0, 5.0)), 2) == pytest.approx(np.log(50))
+    assert _sources.log_scale(_sources.Preparation("bernoulli", scale=(255.0,)), 6) == 0
+    images = _sources.preparation(Data(torch.randn(5, 1, 8, 8)), None)
+    assert len(images.scale) == 1
 
 
 def test_the_trained_density_of_standardised_data_is_right_against_a_known_one(
@@ -238,6 +274,32 @@ def test_the_likelihood_suits_the_values_and_samples_are_like_the_data(
     elif array == "counts":
         assert datafiles.kind(samples) in ("binary", "counts")
     run(capsys, "evaluate", "m.pt", "--samples", "5", "--quiet")
+
+
+def test_options_choose_the_parts_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("x.npy", np.random.default_rng(0).normal(size=(30, 5)))
+    parts = words("--prior mixture --components 3 --family full_rank --hidden 9")
+    told = run(capsys, "train", "--data", "x.npy", *TINY, *parts, "--output", "m.pt")
+    assert "mixture prior, full_rank q\nNetworks: mlp, num_latents 3, num_hidden 9" in told
+    model, _ = records.load_model("m.pt")
+    assert isinstance(model.prior, priors.GaussianMixture)
+    assert model.prior.mu.shape == (3, 3)
+    assert model.family is families.FullRank
+    assert model.decoder.arguments["num_hidden"] == 9
+    run(capsys, "train", "--data", "x.npy", "--network", "linear", *TINY[2:], "--output", "m.pt")
+    model, _ = records.load_model("m.pt")
+    assert type(model.decoder) is networks.LinearDecoder
+    assert model.num_latents == 2  # half of five
+
+
+@pytest.mark.parametrize(("side", "patch"), [(28, 4), (64, 4), (65, 8), (128, 8), (129, 16), (256, 16), (257, 32)])
+def test_larger_images_get_larger_patches(side: int, patch: int) -> None:
+    """So that the grid, and the linear layer on it, stay small."""
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    options = train.checked(parser, parser.parse_args(words("--data x --channels 1 --blocks 0 --latents 1")))
+    _, sizes = train._model(options, _sources.Preparation("bernoulli"), (1, 8, side))
+    assert sizes["patch_size"] == patch
 
 
 def test_pictures_of_real_numbers_are_shown_from_their_least_to_their_greatest() -> None:
@@ -295,6 +357,13 @@ def test_labels_of_a_table_and_of_new_data(capsys: pytest.CaptureFixture[str]) -
     )
 
 
+def test_labels_are_numbered_as_the_model_numbers_them() -> None:
+    """New data may hold fewer labels than the model knows, in another order."""
+    how = _sources.Preparation("gaussian", class_names=("a", "b", "c"))
+    found = Data(torch.zeros(3, 2), torch.tensor([0, 1, 0]), ("c", "b"))
+    assert _sources.attach(how, found.x, found)[:, 0].tolist() == [2.0, 1.0, 2.0]
+
+
 # which part of which data
 
 
@@ -311,6 +380,15 @@ def test_the_held_out_part_is_the_one_training_did_not_see(capsys: pytest.Captur
     told = refusal(capsys, *words("evaluate m.pt --data y.npy --samples 5 --part test"))
     assert "was not trained on y.npy" in told
     assert "3 data points" in run(capsys, *words("evaluate m.pt --samples 5 --quiet --limit 3"))
+
+
+def test_the_split_is_that_of_datafiles_with_the_seed_that_is_said() -> None:
+    np.save("x.npy", np.arange(40.0).reshape(20, 2) / 7)
+    parts, x = _sources.load("x.npy", holdout=0.25), datafiles.read("x.npy").x
+    train, held_out = datafiles.split(20, 0.25, seed=0)
+    assert "split with seed 0" in parts.told
+    assert torch.equal(parts.train.x, x[train])
+    assert torch.equal(parts.test.x, x[held_out])
 
 
 def test_a_record_without_a_preparation_works_too(capsys: pytest.CaptureFixture[str]) -> None:
