@@ -179,6 +179,26 @@ def test_a_mean_is_a_probability_and_a_sample_a_bit(capsys: pytest.CaptureFixtur
     assert not torch.equal(samples, others)
 
 
+def test_many_points_go_through_the_networks_some_at_a_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save("x.npy", np.random.default_rng(0).normal(size=(30, 4)))
+    run(capsys, "train", "--data", "x.npy", *TINY, "--output", "m.pt")
+    commands = [
+        words("sample m.pt --num 7 --mean --output s.npy"),
+        words("reconstruct m.pt --part all --num 7 --output r.npy"),
+    ]
+    found = {}
+    for size in (500, 3):
+        monkeypatch.setattr(cli, "BATCH_SIZE", size)
+        for command in commands:
+            run(capsys, *command)
+        found[size] = [datafiles.read(name).x for name in ("s.npy", "r.npy")]
+    for whole, parts in zip(found[500], found[3], strict=True):
+        assert len(whole) == 7
+        assert torch.allclose(whole, parts, atol=1e-5)
+
+
 # scales: what comes out is on the scale of what went in
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from vae_tutorial import _command, _sources, datafiles, evaluation, likelihoods, models, records, train
 
 PARTS = ("test", "train", "all")
+BATCH_SIZE = 500  # data points in the networks at once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,9 +139,12 @@ def _sample(options: argparse.Namespace) -> None:
     z = model.prior.sample(options.num, generator=generator)
     if (labels := _labels(trained, options)) is not None:
         z = model.with_label(z, labels.to(z.device))
-    outputs = model.decode(z)
-    x = model.likelihood.mean(outputs) if options.mean else model.likelihood.sample(outputs, generator=generator)
-    _write(options.output, trained.how, x)
+
+    def draw(z: Tensor) -> Tensor:
+        outputs = model.decode(z)
+        return model.likelihood.mean(outputs) if options.mean else model.likelihood.sample(outputs, generator=generator)
+
+    _write(options.output, trained.how, _in_batches(draw, z))
     print(f"{options.num} {'means' if options.mean else 'samples'} in {options.output}")
 
 
@@ -184,7 +188,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     )
     x = _sources.prepare(how, chosen)
     model.check_data(x)
-    again = model.reconstruct(x.to(trained.generator.device))
+    again = _in_batches(lambda part: model.reconstruct(part.to(trained.generator.device)), x)
     rebuilt = _sources.restore(how, again.float().cpu())
     if Path(options.output).suffix.lower() == ".png":
         columns = min(len(x), 16)
@@ -367,6 +371,11 @@ def _data(options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
         found = parts.test if part == "test" else parts.train
     limit = options.limit
     return found._replace(x=found.x[:limit], labels=None if found.labels is None else found.labels[:limit])
+
+
+def _in_batches(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A function of many data points, some at a time, its answers joined on the CPU."""
+    return torch.cat([function(part).cpu() for part in x.split(BATCH_SIZE)])
 
 
 def _shape(model: Any) -> tuple[int, ...]:
