@@ -100,8 +100,8 @@ def test_a_strangers_folder_goes_through_all_four_verbs(capsys: pytest.CaptureFi
     assert told.startswith("4 reconstructions in pairs.png")
     pairs = np.asarray(Image.open("pairs.png")).astype(float)
     assert pairs.shape == (2 * 48 + 2, 4 * 40 + 6, 3)
-    parts = _sources.load("pictures", progress=False)
-    assert np.array_equal(pairs[:48, :40].transpose(2, 0, 1), parts.train.x[0].numpy())  # the first of all, above
+    first = datafiles.read("pictures", progress=False).x[0]
+    assert np.array_equal(pairs[:48, :40].transpose(2, 0, 1), first.numpy())  # the first of all, above
     told = run(capsys, "evaluate", "m.pt", "--data", "pictures", "--samples", "20", "--quiet")
     for part in ("2 data points; mean and standard error", "K = 20", "bits per dimension, at most"):
         assert part in told
@@ -411,6 +411,69 @@ def test_the_split_is_that_of_datafiles_with_the_seed_that_is_said() -> None:
     assert torch.equal(parts.test.x, x[held_out])
 
 
+def test_other_data_are_taken_whole_and_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reconstructions stand in the rows of what was given, were it one point; what ``sample`` wrote can be given."""
+    x = np.random.default_rng(0).normal([0, 100], [1, 10], size=(50, 2))
+    datafiles.write("x.csv", torch.from_numpy(x), columns=("a", "b"))
+    run(capsys, "train", "--data", "x.csv", *TINY, *words("--latents 2 --epochs 60 --learning-rate 0.01 --output m.pt"))
+    rising = torch.stack([torch.linspace(-1, 1, 30), torch.linspace(80, 120, 30)], 1)
+    datafiles.write("y.npy", rising)  # without names for its columns
+    run(capsys, *words("reconstruct m.pt --data y.npy --num 100 --output r.csv"))
+    rebuilt = datafiles.read("r.csv").x
+    assert torch.corrcoef(torch.stack([rising[:, 1], rebuilt[:, 1]]))[0, 1] > 0.8
+    datafiles.write("one.csv", rising[:1], columns=("a", "b"))
+    told = run(capsys, *words("reconstruct m.pt --data one.csv --output r.csv"))
+    assert told.startswith("1 reconstructions in r.csv")
+    assert "1 data points" in run(capsys, *words("evaluate m.pt --data one.csv --samples 2 --quiet"))
+    for name in ("s.csv", "s.npy"):
+        run(capsys, *words(f"sample m.pt --num 7 --output {name}"))
+        assert "7 data points" in run(capsys, *words(f"evaluate m.pt --data {name} --samples 2 --quiet"))
+    run(capsys, "train", "--data", "y.npy", *TINY, "--output", "n.pt")
+    assert "7 data points" in run(capsys, *words("evaluate n.pt --data s.csv --samples 2 --quiet"))
+
+
+def test_size_and_colour_of_the_training_are_for_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures of any size are brought to that of the training, 12 high and 8 wide; an array is so already, or is refused."""
+    pictures(Path("my pictures"), num=8, shape=(20, 30))
+    Image.new("L", (9, 31)).save("my pictures/dark/grey, small.png")
+    options = [*CONV, *words("--batch-size 4 --size 12 8 --colour rgb --output m.pt")]
+    assert "each 3 x 12 x 8" in run(capsys, "train", "--data", "my pictures/", *options)
+    assert "1 data points" in run(capsys, *words("evaluate m.pt --samples 2 --quiet"))  # known by its content
+    Path("new").mkdir()
+    Image.new("L", (40, 31)).save("new/1.png")
+    assert run(capsys, *words("reconstruct m.pt --data new --output r.png")).startswith("1 reconstructions")
+    run(capsys, *words("sample m.pt --num 3 --output s.npy"))
+    assert "3 data points" in run(capsys, *words("evaluate m.pt --data s.npy --samples 2 --quiet"))
+    np.save("s.npy", np.zeros((3, 3, 8, 12), np.uint8))
+    assert "the data points are of shape 3 x 8 x 12, and the model's 3 x 12 x 8" in refusal(
+        capsys, *words("reconstruct m.pt --data s.npy --output r.png")
+    )
+
+
+def test_all_of_a_named_set_is_both_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a folder has that name; its path with a point in front is the folder."""
+
+    def images(split: str, **options: Any) -> data.Images:
+        level = 10 if split == "train" else 20
+        return data.Images(torch.full((2, 1, 28, 28), level, dtype=torch.uint8), torch.tensor([level, level]), ())
+
+    monkeypatch.setattr(data, "mnist", images)
+    pictures(Path("mnist"), num=4)
+    how = _sources.Preparation("bernoulli", binarized=True)
+    trained = cli._Trained(models.conv_vae((1, 28, 28), 2, 4, 1), how, {}, torch.Generator())
+    options = argparse.Namespace(data="mnist", full=False, folder=None, part=None, limit=None, model="m.pt")
+    for part, levels in ((None, [20, 20]), ("test", [20, 20]), ("train", [10, 10]), ("all", [10, 10, 20, 20])):
+        options.part = part
+        found = cli._data(options, trained)
+        assert found.x[:, 0, 0, 0].tolist() == levels
+        assert found.labels is not None
+        assert found.labels.tolist() == levels
+    options.limit = 3
+    found = cli._data(options, trained)
+    assert (len(found.x), found.labels.tolist() if found.labels is not None else None) == (3, [10, 10, 20])
+    assert "./mnist, split" in _sources.load("./mnist", progress=False).told
+
+
 def test_a_record_without_a_preparation_works_too(capsys: pytest.CaptureFixture[str]) -> None:
     """The book's own record, and what fit and save_model leave."""
     model = models.conv_vae((1, 28, 28), 2, 4, 1)
@@ -474,7 +537,12 @@ def test_a_spoilt_folder_is_refused_and_nothing_is_written(
         ("evaluate m.pt --data nan.csv", "line 2, column 'weight': 'nan' is no finite number"),
         ("evaluate m.pt --record no/such/e.pt", "there is no such folder"),
         ("evaluate m.pt --data short.csv", "the columns are a, b"),
-        ("train --data plain.csv --labels", "for an .npz or a .csv name the array or column"),
+        ("evaluate m.pt --data short.npy", "the data points are of shape 2, and the model's 3"),
+        ("reconstruct m.pt --data fashion_mnist --output s.csv", "the data points are of shape 1 x 28 x 28, and"),
+        ("sample m.pt --output s.csv --device meta", "--device is meta, which torch cannot use here ("),
+        ("train --data plain.csv --device meta", "--device is meta, which torch cannot use here ("),
+        ("train --data t.csv --labels", "for an .npz or a .csv name the array or column"),
+        ("train --data empty.npy", "empty.npy holds no numbers"),
         ("train --data t.csv", "column 'kind': 'a' is no finite number"),
         ("train --data one.csv", "1 data point(s) cannot be split"),
         ("train --data t.csv --labels kind --holdout 2", "the held-out share must be above 0"),
@@ -491,6 +559,8 @@ def test_what_cannot_be_done_is_said_in_one_line(
     Path("empty").mkdir()
     Path("nan.csv").write_text("weight,length,rest\nnan,1,2\n1,2,3\n")
     Path("short.csv").write_text("a,b\n1,2\n3,4\n")
+    np.save("short.npy", np.zeros((4, 2)))
+    np.save("empty.npy", np.zeros((4, 0)))
     Path("one.csv").write_text("1,2\n")
     before = sorted(Path().iterdir())
     line = refusal(capsys, *arguments.split())

@@ -40,6 +40,7 @@ def test_sub_folders_are_labels_and_hidden_files_are_passed_over(tmp_path: Path)
     picture(tmp_path / ".trash" / "4.png")
     picture(tmp_path / "__MACOSX" / "5.png")
     (tmp_path / ".DS_Store").write_text("x")
+    picture(tmp_path / "bag" / "._3.jpg")
     (tmp_path / "notes.txt").write_text("x")
     found = datafiles.read(tmp_path)
     assert found.class_names == ("bag", "shoe")
@@ -106,7 +107,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (break_png, "broken.png cannot be read as an image"),
     (write_text, "broken.png cannot be read as an image"),
     (deeper_levels, "broken.png has levels of more than 8 bits"),
-    (lambda folder: picture(folder / "broken.png", (3, 6)), "broken.png is 3 high and 6 wide and"),
+    (lambda folder: picture(folder / "broken.png", (3, 6)), r"broken.png is 3 high and 6 wide and .*a.png is 3 by 5:"),
     (lambda folder: picture(folder / "broken.png", mode="RGB"), "broken.png is in colour and"),
     (lambda folder: picture(folder / "sub" / "1.png"), "a.png stands beside sub-folders"),
 ]
@@ -167,6 +168,23 @@ def test_what_does_not_fit_in_memory_is_mapped_and_its_file_is_gone(
     assert len(used) == 2
 
 
+def test_points_are_taken_block_by_block_to_the_last() -> None:
+    x = torch.arange(3000.0)[:, None] * torch.ones(2)
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))[:2049]
+    assert torch.equal(datafiles.take(x, order), x[order])
+
+
+def test_room_is_counted_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten numbers of four bytes each are more than half of 60 bytes, and not of 80."""
+    used = []
+    monkeypatch.setattr(torch, "from_file", lambda *a, _real=torch.from_file, **k: used.append(a) or _real(*a, **k))
+    for free in (80, 60):
+        assert not used
+        monkeypatch.setattr(datafiles, "_free_memory", lambda free=free: free)
+        datafiles.take(torch.zeros(10, 1), torch.arange(10))
+    assert len(used) == 1
+
+
 # kinds and splits
 
 
@@ -213,6 +231,7 @@ def test_a_split_that_is_none_is_refused(num: int, share: float) -> None:
         (np.zeros((4, 6, 5), np.uint8), (4, 1, 6, 5)),
         (np.zeros((4, 6, 5, 3), np.uint8), (4, 3, 6, 5)),
         (np.zeros((4, 3, 6, 5), np.uint8), (4, 3, 6, 5)),
+        (np.zeros((4, 3, 6, 3), np.uint8), (4, 3, 6, 3)),
         (np.zeros((4, 1, 6, 5), bool), (4, 1, 6, 5)),
     ],
 )
@@ -262,6 +281,7 @@ def test_archives_with_labels(tmp_path: Path) -> None:
         ({"x": np.array([["a", "b"]])}, None, "numbers \\(N, ...\\) are wanted"),
         ({"x": np.zeros(3)}, None, "numbers \\(N, ...\\) are wanted"),
         ({"x": np.zeros((0, 3))}, None, "holds no data points"),
+        ({"x": np.zeros((3, 1, 0, 5))}, None, "holds no numbers in its points"),
         ({"x": np.array([[1e300]])}, None, "inf in row 0"),
     ],
 )
@@ -318,6 +338,7 @@ def test_a_table_without_names(tmp_path: Path) -> None:
         ("", "is empty"),
         ("a,b\n1,2\n", "has no column 'kind', but a, b"),
         ('a,b\n"1,2\n', "cannot be read as a table"),
+        ("kind,b,kind\n1,2,3\n", "has 2 columns 'kind'"),
         ("kind,b\n,2\n", "line 2, column 'kind': the label is missing"),
     ],
 )
@@ -350,6 +371,14 @@ def test_a_grid_has_its_images_in_their_places(tmp_path: Path) -> None:
         assert (grid[:, top : top + 2, left : left + 4] == 50 * number).all()
     assert (grid[:, 2:4] == 255).all()
     assert (grid[:, 4:, 12:] == 255).all()
+
+
+def test_levels_are_rounded_and_kept_within_those_there_are(tmp_path: Path) -> None:
+    x = torch.tensor([-300.0, -0.4, 0.4, 99.6, 254.6, 255.4, 300.0]).view(7, 1, 1, 1)
+    datafiles.write(tmp_path / "grid.png", x)
+    grid = datafiles.read(tmp_path).x[0, 0]
+    assert grid.shape == (7, 7)  # three rows of three, about square
+    assert [grid[n // 3 * 3, n % 3 * 3].item() for n in range(7)] == [0, 0, 0, 100, 255, 255, 255]
 
 
 def test_tables_and_arrays_come_back(tmp_path: Path) -> None:

@@ -74,12 +74,21 @@ def join(device: torch.device | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device is {device}, and torch finds no CUDA device here")
     if not under_torchrun():
+        _check_there(device)
         return device
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     return device
+
+
+def _check_there(device: torch.device) -> None:
+    """Refuse a device that holds no numbers here. Raises ValueError."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by the kind of device
+        raise ValueError(f"--device is {device}, which torch cannot use here ({str(error).partition(chr(10))[0]})") from None
 
 
 # Readers of options.

@@ -76,7 +76,7 @@ def load(
     Raises:
         ValueError, OSError: for data that are not there or cannot be read, in one line.
     """
-    if name in NAMED and not Path(name).exists():
+    if name in NAMED:
         both = [
             data.mnist(split, folder=folder) if name == "mnist" else data.fashion_mnist(split, full=full, folder=folder)
             for split in ("train", "test")
@@ -84,14 +84,38 @@ def load(
         train, test = (Data(part.images[:limit], part.labels[:limit], part.class_names) for part in both)
         told = f"{name}, its own test set"
         return _parts(train, test, told, records.fingerprint(both[0].images[:256]))
-    found = datafiles.read(
-        name, labels=labels if isinstance(labels, str) else None, size=size, colour=colour, progress=progress
+    found = read(name, labels=labels, size=size, colour=colour, progress=progress)
+    train, test = divide(found, holdout, limit=limit)
+    return _parts(train, test, f"{name}, split with seed {SPLIT_SEED}", records.fingerprint(found.x))
+
+
+def read(
+    path: str,
+    *,
+    labels: str | bool = False,
+    size: tuple[int, int] | None = None,
+    colour: str | None = None,
+    progress: bool = True,
+) -> Data:
+    """Files by their path, whole and in their order.
+
+    Raises:
+        ValueError, OSError: for data that are not there or cannot be read, in one line.
+    """
+    without = ValueError(
+        f"{path} has no labels: a folder's are its sub-folders; for an .npz or a .csv name the array or column"
     )
+    if labels is True and Path(path).suffix.lower() == ".csv" and Path(path).is_file():
+        raise without  # before a column of names is refused as no numbers
+    name = labels if isinstance(labels, str) else None
+    found = datafiles.read(path, labels=name, size=size, colour=colour, progress=progress)
     if labels and found.labels is None:
-        raise ValueError(
-            f"{name} has no labels: a folder's are its sub-folders; for an .npz or a .csv name the array or column"
-        )
-    told = f"{name}, split with seed {SPLIT_SEED}"
+        raise without
+    return found
+
+
+def divide(found: Data, holdout: float, *, limit: int | None = None) -> tuple[Data, Data]:
+    """The part to train on and the part held out; the same ones at every call. Raises ValueError."""
     train, test = (
         Data(
             datafiles.take(found.x, index[:limit]),
@@ -101,7 +125,7 @@ def load(
         )
         for index in datafiles.split(len(found.x), holdout, seed=SPLIT_SEED)
     )
-    return _parts(train, test, told, records.fingerprint(found.x))
+    return train, test
 
 
 def _parts(train: Data, test: Data, told: str, fingerprint: str) -> Parts:
@@ -142,13 +166,25 @@ def _moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def prepare(how: Preparation, found: Data) -> Tensor:
     """Data as the model is given them in tests and evaluations: bits drawn once, from one seed; the label in front."""
-    if how.columns != found.columns:
-        raise ValueError(f"the columns are {', '.join(found.columns)}, and the model's {', '.join(how.columns)}")
     if how.binarized:
         x = data.binarize(found.x, generator=torch.Generator().manual_seed(SPLIT_SEED))
     else:
         x = _scaled(how, found.x)
     return attach(how, x, found)
+
+
+def check_alike(how: Preparation, found: Data, data_shape: tuple[int, ...]) -> None:
+    """Refuse data whose points are not like those of the training: other columns, where both name them, another shape.
+
+    Raises:
+        ValueError: in one line.
+    """
+    if how.columns and found.columns and how.columns != found.columns:
+        raise ValueError(f"the columns are {', '.join(found.columns)}, and the model's {', '.join(how.columns)}")
+    shape = tuple(found.x.shape[1:])
+    if shape != data_shape:
+        given, own = (" x ".join(map(str, one)) for one in (shape, data_shape))
+        raise ValueError(f"the data points are of shape {given}, and the model's {own}")
 
 
 def training_set(how: Preparation, train: Data) -> tuple[Tensor, Callable[..., Tensor] | None]:

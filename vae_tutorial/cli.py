@@ -182,10 +182,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     trained = _trained(options)
     model, how = trained.model, trained.how
     _check_output(options.output, model)
-    found = _data(options, trained)
-    chosen = found._replace(
-        x=found.x[: options.num], labels=None if found.labels is None else found.labels[: options.num]
-    )
+    chosen = _first(_data(options, trained), options.num)
     x = _sources.prepare(how, chosen)
     model.check_data(x)
     again = _in_batches(lambda part: model.reconstruct(part.to(trained.generator.device)), x)
@@ -345,32 +342,44 @@ def _data(options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
     name = options.data or facts.get("data")
     if name is None:
         raise ValueError(f"{options.model} does not say what it was trained on: give --data")
-    size = facts.get("size")
-    parts = _sources.load(
-        name,
-        full=options.full or (facts.get("full", False) and options.data is None),
-        folder=options.folder,
+    found = _named_part(name, options, facts) if name in _sources.NAMED else _own_part(name, options, trained)
+    _sources.check_alike(trained.how, found, _shape(trained.model))
+    return _first(found, options.limit)
+
+
+def _named_part(name: str, options: argparse.Namespace, facts: dict[str, Any]) -> datafiles.Data:
+    """A part of a set that comes with its own test set."""
+    full = options.full or (facts.get("full", False) and options.data is None)
+    train, test, *_ = _sources.load(name, full=full, folder=options.folder)
+    if options.part == "all":
+        labels = [one.labels for one in (train, test) if one.labels is not None]
+        return train._replace(x=torch.cat([train.x, test.x]), labels=torch.cat(labels))
+    return train if options.part == "train" else test
+
+
+def _own_part(path: str, options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
+    """All of a file or folder in its order, or, if it is what the model was trained on, one of its parts."""
+    facts = trained.facts
+    height, width = facts.get("size") or (None, None)
+    is_folder = Path(path).is_dir()  # a file has been brought to size before
+    found = _sources.read(
+        path,
         labels=facts.get("labels", False) if trained.how.class_names else False,
-        size=None if size is None else (size[0], size[1]),
-        colour=facts.get("colour"),
-        holdout=facts.get("holdout", 0.1),
+        size=(height, width) if height and width and is_folder else None,
+        colour=facts.get("colour") if is_folder else None,
     )
-    knows = name in _sources.NAMED or parts.fingerprint == facts.get("fingerprint")
+    knows = records.fingerprint(found.x) == facts.get("fingerprint")
     part = options.part or ("test" if knows else "all")
-    if part != "all" and not knows:
-        raise ValueError(f"{options.model} was not trained on {name}, which so has no {part} part: --part all")
     if part == "all":
-        both = [parts.train, parts.test]
-        found = parts.train._replace(
-            x=torch.cat([one.x for one in both]),
-            labels=None
-            if parts.train.labels is None
-            else torch.cat([one.labels for one in both if one.labels is not None]),
-        )
-    else:
-        found = parts.test if part == "test" else parts.train
-    limit = options.limit
-    return found._replace(x=found.x[:limit], labels=None if found.labels is None else found.labels[:limit])
+        return found
+    if not knows:
+        raise ValueError(f"{options.model} was not trained on {path}, which so has no {part} part: --part all")
+    train, test = _sources.divide(found, facts.get("holdout", 0.1))
+    return train if part == "train" else test
+
+
+def _first(found: datafiles.Data, num: int | None) -> datafiles.Data:
+    return found._replace(x=found.x[:num], labels=None if found.labels is None else found.labels[:num])
 
 
 def _in_batches(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

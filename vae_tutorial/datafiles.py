@@ -84,8 +84,8 @@ def read(
     if reader is None:
         raise ValueError(f"{path} is none of what can be read: a folder of images, .npy, .npz or .csv")
     found = reader(path, labels)
-    if len(found.x) == 0:
-        raise ValueError(f"{path} holds no data points")
+    if found.x.numel() == 0:
+        raise ValueError(f"{path} holds no data points" if len(found.x) == 0 else f"{path} holds no numbers in its points")
     return found
 
 
@@ -360,6 +360,8 @@ def _read_csv(path: Path, label: str | None) -> Data:
             raise ValueError(f"{path}: line {line} has {len(row)} cells, and the first line {len(columns)}")
     if label is not None and label not in columns:
         raise ValueError(f"{path} has no column {label!r}, but {', '.join(columns)}")
+    if label is not None and columns.count(label) > 1:
+        raise ValueError(f"{path} has {columns.count(label)} columns {label!r}: give the one of the labels another name")
     kept = [n for n, name in enumerate(columns) if name != label]
     x = _numbers(path, [[row[n] for n in kept] for row in body], [columns[n] for n in kept], first)
     found = Data(x, columns=tuple(columns[n] for n in kept))
