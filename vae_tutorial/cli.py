@@ -350,11 +350,12 @@ def _data(options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
 def _named_part(name: str, options: argparse.Namespace, facts: dict[str, Any]) -> datafiles.Data:
     """A part of a set that comes with its own test set."""
     full = options.full or (facts.get("full", False) and options.data is None)
-    train, test, *_ = _sources.load(name, full=full, folder=options.folder)
+    parts = _sources.load(name, full=full, folder=options.folder)
     if options.part == "all":
-        labels = [one.labels for one in (train, test) if one.labels is not None]
-        return train._replace(x=torch.cat([train.x, test.x]), labels=torch.cat(labels))
-    return train if options.part == "train" else test
+        labels = [one.labels for one in (parts.train, parts.test) if one.labels is not None]
+        x = torch.cat([parts.train.x, parts.test.x])
+        return parts.train._replace(x=x, labels=torch.cat(labels))
+    return parts.train if options.part == "train" else parts.test
 
 
 def _own_part(path: str, options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
@@ -374,8 +375,8 @@ def _own_part(path: str, options: argparse.Namespace, trained: _Trained) -> data
         return found
     if not knows:
         raise ValueError(f"{options.model} was not trained on {path}, which so has no {part} part: --part all")
-    train, test = _sources.divide(found, facts.get("holdout", 0.1))
-    return train if part == "train" else test
+    seen, held_out = _sources.divide(found, facts.get("holdout", 0.1))
+    return seen if part == "train" else held_out
 
 
 def _first(found: datafiles.Data, num: int | None) -> datafiles.Data:
