@@ -88,7 +88,9 @@ def _check_there(device: torch.device) -> None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # by the kind of device
-        raise ValueError(f"--device is {device}, which torch cannot use here ({str(error).partition(chr(10))[0]})") from None
+        raise ValueError(
+            f"--device is {device}, which torch cannot use here ({str(error).partition(chr(10))[0]})"
+        ) from None
 
 
 # Readers of options.

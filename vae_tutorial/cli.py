@@ -89,7 +89,7 @@ def _trained(options: argparse.Namespace) -> _Trained:
     model, run = records.load_model(options.model)
     if not isinstance(model, models.VAE):
         raise ValueError(
-            f"{options.model} holds a {type(model).__name__}: a VAE is wanted, which has a prior to draw from"
+            f"{options.model} holds a model of the class {type(model).__name__}, not a VAE, which has a prior to draw from"
         )
     device = _command.join(options.device)
     how = _sources.from_facts(run.facts, model)
@@ -346,11 +346,11 @@ def _data(options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
 def _named_part(name: str, options: argparse.Namespace, facts: dict[str, Any]) -> datafiles.Data:
     """A part of a set that comes with its own test set."""
     full = options.full or (facts.get("full", False) and options.data is None)
-    train, test, *_ = _sources.load(name, full=full, folder=options.folder)
+    seen, held_out, *_ = _sources.load(name, full=full, folder=options.folder)
     if options.part == "all":
-        labels = [one.labels for one in (train, test) if one.labels is not None]
-        return train._replace(x=torch.cat([train.x, test.x]), labels=torch.cat(labels))
-    return train if options.part == "train" else test
+        labels = [one.labels for one in (seen, held_out) if one.labels is not None]
+        return seen._replace(x=torch.cat([seen.x, held_out.x]), labels=torch.cat(labels))
+    return seen if options.part == "train" else held_out
 
 
 def _own_part(path: str, options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
@@ -370,8 +370,8 @@ def _own_part(path: str, options: argparse.Namespace, trained: _Trained) -> data
         return found
     if not knows:
         raise ValueError(f"{options.model} was not trained on {path}, which so has no {part} part: --part all")
-    train, test = _sources.divide(found, facts.get("holdout", 0.1))
-    return train if part == "train" else test
+    seen, held_out = _sources.divide(found, facts.get("holdout", 0.1))
+    return seen if part == "train" else held_out
 
 
 def _first(found: datafiles.Data, num: int | None) -> datafiles.Data:

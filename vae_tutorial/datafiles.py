@@ -85,7 +85,9 @@ def read(
         raise ValueError(f"{path} is none of what can be read: a folder of images, .npy, .npz or .csv")
     found = reader(path, labels)
     if found.x.numel() == 0:
-        raise ValueError(f"{path} holds no data points" if len(found.x) == 0 else f"{path} holds no numbers in its points")
+        raise ValueError(
+            f"{path} holds no data points" if len(found.x) == 0 else f"{path} holds no numbers in its points"
+        )
     return found
 
 
@@ -361,7 +363,9 @@ def _read_csv(path: Path, label: str | None) -> Data:
     if label is not None and label not in columns:
         raise ValueError(f"{path} has no column {label!r}, but {', '.join(columns)}")
     if label is not None and columns.count(label) > 1:
-        raise ValueError(f"{path} has {columns.count(label)} columns {label!r}: give the one of the labels another name")
+        raise ValueError(
+            f"{path} has {columns.count(label)} columns {label!r}: give the one of the labels another name"
+        )
     kept = [n for n, name in enumerate(columns) if name != label]
     x = _numbers(path, [[row[n] for n in kept] for row in body], [columns[n] for n in kept], first)
     found = Data(x, columns=tuple(columns[n] for n in kept))
