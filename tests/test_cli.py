@@ -572,6 +572,16 @@ def test_all_of_a_named_set_is_both_its_parts(monkeypatch: pytest.MonkeyPatch) -
     assert "./mnist, split" in _sources.load("./mnist", progress=False).told
 
 
+def test_labels_of_a_named_set_stay_with_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.arange(5, dtype=torch.uint8)
+    both = data.Images(numbers.view(5, 1, 1, 1).expand(5, 1, 28, 28), numbers.long(), ())
+    monkeypatch.setattr(data, "mnist", lambda split, folder: both)
+    train_part, test_part, *_ = _sources.load("mnist", limit=2)
+    for part in (train_part, test_part):
+        assert part.labels is not None
+        assert part.x[:, 0, 0, 0].tolist() == part.labels.tolist() == [0, 1]
+
+
 def test_full_sets_and_their_folder_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
