@@ -16,6 +16,7 @@ from oracles import assert_close
 from PIL import Image
 
 from vae_tutorial import (
+    _command,
     _sources,
     bounds,
     cli,
@@ -214,8 +215,9 @@ def test_a_table_comes_back_on_its_own_scales(capsys: pytest.CaptureFixture[str]
     assert samples.columns == own.columns == ("weight", "length", "rest")
     assert ((samples.x.mean(0) - own.x.mean(0)).abs() < own.x.std(0)).all()
     assert (samples.x.std(0) / own.x.std(0) - 1).abs().max() < 0.5
-    run(capsys, "reconstruct", "m.pt", "--num", "6", "--output", "r.csv", "--part", "train")
-    assert datafiles.read("r.csv").x.shape == (6, 3)
+    told = run(capsys, "reconstruct", "m.pt", "--num", "6", "--output", "r.csv", "--part", "train")
+    rebuilt, first = datafiles.read("r.csv").x, _sources.load("t.csv").train.x[:6]
+    assert float(told.split()[-1]) == pytest.approx((rebuilt - first).square().mean().sqrt().item(), rel=1e-3)
 
 
 def test_a_density_is_told_on_the_scale_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +257,70 @@ def test_the_trained_density_of_standardised_data_is_right_against_a_known_one(
     told = run(capsys, "evaluate", "m.pt", "--samples", "100", "--quiet", "--part", "all")
     entropy = 0.5 * np.log(2 * np.pi * np.e * 50**2)
     assert float(told.splitlines()[2].split()[-3]) == pytest.approx(-entropy, abs=0.05)
+
+
+def test_every_line_of_evaluate_is_on_the_scale_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Twenty points of standard deviation 1000: what is annealed agrees with what is not; one sample will do."""
+    datafiles.write("x.csv", 1000 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
+    run(capsys, "train", "--data", "x.csv", *TINY, *words("--hidden 8 --epochs 4 --output m.pt"))
+    told = run(capsys, *words("evaluate m.pt --samples 200 --ais --steps 50 --quiet --record e.pt --seed 3"))
+    assert torch.load("e.pt", weights_only=True)["settings"]["seed"] == 3
+    lines = {line[:42].strip(): float(line[42:].split()[0]) for line in told.splitlines()[1:]}
+    annealed, importance = (lines[f"the same 20 points: {name}"] for name in ("annealed", "importance"))
+    assert annealed == pytest.approx(importance, abs=0.1)
+    assert importance == lines["log p(x), at least (K = 200)"]
+    expected = -np.log(2 * np.pi * np.e * 1000**2)
+    assert lines["ELBO"] <= importance + 0.05
+    assert importance == pytest.approx(expected, abs=1)
+    assert abs(lines["gap of the bounds on data from the model"]) < 0.5
+    assert "K = 1)" in run(capsys, *words("evaluate m.pt --samples 1 --quiet"))
+
+
+@pytest.mark.parametrize(("likelihood", "shift"), [("gaussian", 6 * np.log(10)), ("poisson", 0.0)])
+def test_a_report_has_means_and_standard_errors_on_the_scale_of_the_file(
+    likelihood: str, shift: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four images of six numbers; three of the four are annealed, with one temperature path each."""
+    bounds_, log_w = torch.tensor([[-9.0, -7.0, -5.0, -3.0], [-6.0, -4.0, -2.0, 0.0]]), torch.full((2, 3), -4.0)
+    ends = {"lower": torch.full((2, 3), -5.0), "upper": torch.full((2, 3), -2.0)}
+    record = {"importance": {"bounds": bounds_}, "annealed": {"log_w": log_w}, "simulated": ends}
+    record["settings"] = {"num_samples": [1, 7000]}
+    how = _sources.Preparation(likelihood, scale=(10.0,))
+    cli._report(record, how, models.mlp_vae((1, 2, 3), 2, 4), 4)
+    lines = {line[:42].strip(): line[42:].split() for line in capsys.readouterr().out.splitlines()[1:]}
+    error = f"{(20 / 3) ** 0.5 / 2:.2f}"
+    expected = {
+        "ELBO": [f"{-6 - shift:.2f}", "+-", error],
+        "log p(x), at least (K = 7,000)": [f"{-3 - shift:.2f}", "+-", error],
+        "the same 3 points: importance": [f"{-4 - shift:.2f}", "+-", f"{2 / 3**0.5:.2f}"],
+        "the same 3 points: annealed": [f"{-4 - shift:.2f}", "+-", "0.00"],
+        "gap of the bounds on data from the model": ["3.00", "+-", "0.00"],
+    }
+    if likelihood == "poisson":
+        scale = 6 * np.log(2)
+        expected["bits per dimension, at most"] = [f"{3 / scale:.4f}", "+-", f"{(20 / 3) ** 0.5 / 2 / scale:.4f}"]
+    assert lines == expected
+
+
+def test_a_column_that_never_varies_is_divided_by_one() -> None:
+    how = _sources.preparation(Data(torch.tensor([[0.5, 5.0], [4.5, 5.0]])), None)
+    assert (how.shift, how.scale) == ((2.5, 5.0), (2.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "binarized", "scale", "high"),
+    [
+        (likelihoods.Bernoulli(), True, 255.0, 255.0),
+        (likelihoods.ContinuousBernoulli(), False, 255.0, 255.0),
+        (likelihoods.DiscretizedLogistic(), False, 1.0, 255.0),
+        (likelihoods.Poisson(), False, 1.0, 1.0),
+    ],
+)
+def test_a_model_recorded_without_a_preparation_is_given_what_its_likelihood_calls_for(
+    likelihood: Any, binarized: bool, scale: float, high: float
+) -> None:
+    how = _sources.from_facts({}, models.mlp_vae((3,), 2, 4, likelihood=likelihood))
+    assert (how.binarized, how.scale, how.high) == (binarized, (scale,), high)
 
 
 @pytest.mark.parametrize(
@@ -315,11 +381,28 @@ def test_options_choose_the_parts_of_the_model(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(("side", "patch"), [(28, 4), (64, 4), (65, 8), (128, 8), (129, 16), (256, 16), (257, 32)])
 def test_larger_images_get_larger_patches(side: int, patch: int) -> None:
     """So that the grid, and the linear layer on it, stay small."""
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    options = train.checked(parser, parser.parse_args(words("--data x --channels 1 --blocks 0 --latents 1")))
+    options = train._parse(words("--data x --channels 1 --blocks 0 --latents 1"))
     _, sizes = train._model(options, _sources.Preparation("bernoulli"), (1, 8, side))
     assert sizes["patch_size"] == patch
+
+
+@pytest.mark.parametrize(
+    ("shape", "network", "num_latents"),
+    [
+        ((1,), "mlp", 1),
+        ((7,), "mlp", 3),
+        ((100,), "mlp", 32),
+        ((1, 7, 30), "mlp", 32),
+        ((1, 30, 7), "mlp", 32),
+        ((3, 8, 8), "convolutional", 32),
+    ],
+)
+def test_the_network_and_the_latent_suit_the_shape(shape: tuple[int, ...], network: str, num_latents: int) -> None:
+    options = train._parse(words("--data x --channels 1 --blocks 0"))
+    model, sizes = train._model(options, _sources.Preparation("gaussian"), shape)
+    assert (sizes["network"], sizes["num_latents"]) == (network, num_latents)
+    assert sizes["num_hidden"] == (256 if network == "mlp" else None)
+    assert model.data_shape == shape
 
 
 def test_pictures_of_real_numbers_are_shown_from_their_least_to_their_greatest() -> None:
@@ -328,6 +411,17 @@ def test_pictures_of_real_numbers_are_shown_from_their_least_to_their_greatest()
     assert how.likelihood == "gaussian"
     levels = _sources.picture(how, _sources.restore(how, _sources.prepare(how, Data(x))))
     assert_close(levels.double(), torch.linspace(0, 255, 64).view(1, 1, 8, 8).double(), 1e-3)
+
+
+def test_levels_beyond_black_and_white_are_black_and_white() -> None:
+    how = _sources.Preparation("gaussian", low=1.0, high=3.0)
+    assert _sources.picture(how, torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])).tolist() == [0.0, 0.0, 127.5, 255.0, 255.0]
+
+
+def test_pairs_fill_their_last_two_rows_with_white() -> None:
+    above = torch.arange(5.0).view(5, 1, 1, 1)
+    pairs = cli._in_pairs(above, above + 100, 3).flatten().tolist()
+    assert pairs == [0, 1, 2, 100, 101, 102, 3, 4, 255, 103, 104, 255]
 
 
 # labels
@@ -369,6 +463,8 @@ def test_labels_of_a_table_and_of_new_data(capsys: pytest.CaptureFixture[str]) -
     run(capsys, "train", "--data", "t.csv", "--labels", "kind", *TINY, "--output", "m.pt")
     Path("new.csv").write_text("weight,length,rest,kind\n100,0,0,b\n110,0.01,1,b\n")
     assert "2 data points" in run(capsys, *words("evaluate m.pt --data new.csv --samples 5 --quiet"))
+    assert "1 data points" in run(capsys, *words("evaluate m.pt --data new.csv --samples 5 --quiet --limit 1"))
+    assert "1 recon" in run(capsys, *words("reconstruct m.pt --data new.csv --num 1 --output r.csv"))
     Path("new.csv").write_text("weight,length,rest,kind\n100,0,0,z\n110,0.01,1,b\n")
     assert "the label 'z' is none of the model's" in refusal(capsys, *words("evaluate m.pt --data new.csv --samples 5"))
     Path("new.csv").write_text("weight,breadth,rest,kind\n100,0,0,a\n110,0.01,1,b\n")
@@ -382,20 +478,42 @@ def test_labels_are_numbered_as_the_model_numbers_them() -> None:
     how = _sources.Preparation("gaussian", class_names=("a", "b", "c"))
     found = Data(torch.zeros(3, 2), torch.tensor([0, 1, 0]), ("c", "b"))
     assert _sources.attach(how, found.x, found)[:, 0].tolist() == [2.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match="trained with labels, and these data have none"):
+        _sources.attach(how, found.x, Data(found.x))
+
+
+def test_labels_stay_with_their_points_in_both_parts() -> None:
+    x = np.arange(20)
+    np.savez("x.npz", x=x[:, None] / 7, labels=x % 3)
+    parts = _sources.load("x.npz", labels=True, holdout=0.4, limit=5)
+    for part in parts[:2]:
+        assert len(part.x) == 5
+        assert part.labels is not None
+        assert (part.x[:, 0] * 7).round().remainder(3).tolist() == part.labels.tolist()
+
+
+def test_data_drawn_from_a_conditional_model_are_of_all_its_labels_in_turn() -> None:
+    model = models.conditional(models.mlp_vae, (4,), 2, 3, num_hidden=4)
+    trained = cli._Trained(model, _sources.Preparation("bernoulli"), {}, torch.Generator().manual_seed(0))
+    x, z = cli._simulated(trained, 5)
+    assert x[:, 0].tolist() == [0, 1, 2, 0, 1]
+    assert (x.shape, z.shape) == ((5, 5), (5, 2))
 
 
 # which part of which data
 
 
 def test_the_held_out_part_is_the_one_training_did_not_see(capsys: pytest.CaptureFixture[str]) -> None:
-    np.save("x.npy", np.random.default_rng(0).normal(size=(50, 3)))
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    np.save("x.npy", x)
     run(capsys, "train", "--data", "x.npy", "--holdout", "0.2", *TINY, "--output", "m.pt")
     facts = records.load_model("m.pt")[1].facts
     assert (facts["num_train"], facts["num_test"], facts["holdout"]) == (40, 10, 0.2)
     for part, number in (("test", 10), ("train", 40), ("all", 50)):
         assert f"{number} data points" in run(capsys, *f"evaluate m.pt --samples 5 --quiet --part {part}".split())
     assert "10 data points" in run(capsys, *words("evaluate m.pt --samples 5 --quiet"))
-    np.save("y.npy", np.random.default_rng(1).normal(size=(50, 3)))
+    x[-1, -1] += 1  # one number makes them other data
+    np.save("y.npy", x)
     assert "50 data points" in run(capsys, *words("evaluate m.pt --data y.npy --samples 5 --quiet"))
     told = refusal(capsys, *words("evaluate m.pt --data y.npy --samples 5 --part test"))
     assert "was not trained on y.npy" in told
@@ -433,7 +551,11 @@ def test_other_data_are_taken_whole_and_in_their_order(capsys: pytest.CaptureFix
 
 
 def test_size_and_colour_of_the_training_are_for_folders(capsys: pytest.CaptureFixture[str]) -> None:
+<<<<<<< HEAD
     """Pictures of any size are brought to that of the training, 12 high and 8 wide; an array is so, or is refused."""
+=======
+    """Pictures of any size are brought to that of the training, 12 high and 8 wide; an array has it, or is refused."""
+>>>>>>> mutants
     pictures(Path("my pictures"), num=8, shape=(20, 30))
     Image.new("L", (9, 31)).save("my pictures/dark/grey, small.png")
     options = [*CONV, *words("--batch-size 4 --size 12 8 --colour rgb --output m.pt")]
@@ -472,6 +594,36 @@ def test_all_of_a_named_set_is_both_its_parts(monkeypatch: pytest.MonkeyPatch) -
     found = cli._data(options, trained)
     assert (len(found.x), found.labels.tolist() if found.labels is not None else None) == (3, [10, 10, 20])
     assert "./mnist, split" in _sources.load("./mnist", progress=False).told
+
+
+def test_labels_of_a_named_set_stay_with_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.arange(5, dtype=torch.uint8)
+    both = data.Images(numbers.view(5, 1, 1, 1).expand(5, 1, 28, 28), numbers.long(), ())
+    monkeypatch.setattr(data, "mnist", lambda split, folder: both)
+    train_part, test_part, *_ = _sources.load("mnist", limit=2)
+    for part in (train_part, test_part):
+        assert part.labels is not None
+        assert part.x[:, 0, 0, 0].tolist() == part.labels.tolist() == [0, 1]
+
+
+def test_full_sets_and_their_folder_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def images(split: str, **options: Any) -> data.Images:
+        calls.append(options)
+        return data.Images(torch.full((2, 1, 28, 28), 255, dtype=torch.uint8), torch.zeros(2), ())
+
+    monkeypatch.setattr(data, "fashion_mnist", images)
+    for named, full, trained_full, expected in (
+        (None, False, True, True),
+        (None, False, False, False),
+        (None, True, False, True),
+        ("fashion_mnist", False, True, False),
+    ):
+        options = argparse.Namespace(data=named, full=full, folder="here", part="test", limit=None, model="m.pt")
+        how, facts = _sources.Preparation("bernoulli"), {"data": "fashion_mnist", "full": trained_full}
+        cli._data(options, cli._Trained(models.conv_vae((1, 28, 28), 2, 4, 1), how, facts, torch.Generator()))
+        assert calls[-1] == {"full": expected, "folder": "here"}
 
 
 def test_a_record_without_a_preparation_works_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -532,6 +684,12 @@ def test_a_spoilt_folder_is_refused_and_nothing_is_written(
         ("sample m.pt --output no/such/s.csv", "there is no such folder"),
         ("sample m.pt --output s.csv --label a", "was trained without labels"),
         ("reconstruct m.pt --output s.png", "can be written to .csv or .npy"),
+        ("reconstruct m.pt --output s.png --data no/where", "can be written to .csv or .npy"),
+        (
+            "sample autoencoder.pt --output s.csv",
+            "autoencoder.pt holds a model of the class Autoencoder, not a VAE",
+        ),
+        ("evaluate counts.pt --data plain.csv", "whole numbers 0, 1, 2"),
         ("reconstruct m.pt --output s.csv --data no/where", "there is no file or folder no/where"),
         ("evaluate m.pt --data empty", "empty holds no images"),
         ("evaluate m.pt --data nan.csv", "line 2, column 'weight': 'nan' is no finite number"),
@@ -556,6 +714,9 @@ def test_what_cannot_be_done_is_said_in_one_line(
     table(Path("t.csv"))
     Path("plain.csv").write_text("\n".join(line.rsplit(",", 1)[0] for line in Path("t.csv").read_text().splitlines()))
     run(capsys, "train", "--data", "plain.csv", *TINY, "--output", "m.pt")
+    nothing = records.History([], [], [], [], [])
+    records.save_model("autoencoder.pt", models.mlp_autoencoder((3,), 2, 4), nothing)
+    records.save_model("counts.pt", models.mlp_vae((3,), 2, 4, likelihood=likelihoods.Poisson()), nothing)
     Path("empty").mkdir()
     Path("nan.csv").write_text("weight,length,rest\nnan,1,2\n1,2,3\n")
     Path("short.csv").write_text("a,b\n1,2\n3,4\n")
@@ -567,6 +728,26 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert message in line
     assert line.startswith(f"python -m vae_tutorial {arguments.split()[0]}: error: ")
     assert sorted(Path().iterdir()) == before
+
+
+def test_an_error_is_one_line_and_the_signal_is_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(error: BaseException) -> None:
+        raise error
+
+    before = signal.getsignal(signal.SIGTERM)
+    for error, line in (
+        (ValueError("two\n  lines"), "name: error: two lines"),
+        (ValueError(), "name: error: ValueError"),
+        (OSError("no"), "name: error: no"),
+        (FloatingPointError("not finite"), "name: error: not finite"),
+    ):
+        assert _command.command("name", lambda error=error: work(error), str) == 1
+        assert capsys.readouterr().err.splitlines() == [line]
+    assert _command.command("name", lambda: work(KeyboardInterrupt()), lambda: "Go on.") == 130
+    assert _command.command("name", lambda: signal.raise_signal(signal.SIGTERM), lambda: "Go on.") == 143
+    assert capsys.readouterr().err.split() == ["Interrupted.", "Go", "on."] * 2
+    assert _command.command("name", lambda: None, str) == 0
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_no_verb_and_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_the_command_is_a_direct_call_of_fit_to_the_bit(tmp_path: Path) -> None:
     assert record.history.test_kl == history.test_kl
     expected = {"data": "fashion_mnist", "limit": 200, "latents": 3, "beta": 0.5, "seed": 5, "epochs": 3}
     assert expected.items() <= record.facts.items()
-    assert not {"checkpoint", "output"} & record.facts.keys()
+    assert not {"checkpoint", "output", "quiet", "folder"} & record.facts.keys()
 
     numbers = [
         f"{value:.2f}" for value in (history.test_elbo[-1], history.test_reconstruction[-1], history.test_kl[-1])
@@ -115,6 +115,7 @@ def settings_of(options: str) -> dict[str, Any]:
 def test_every_argument_of_fit_is_an_option_with_a_default_of_its_own_or_of_fits() -> None:
     """The command's own defaults: more epochs than none, a higher rate that a schedule lowers."""
     groups = {**vars(training.Optimization()), **vars(training.Execution())}
+    assert train._parse(words("--prior mixture")).components == 50
     settings, own = settings_of(""), {"learning_rate": 0.002, "schedule": training.warmup_cosine}
     assert settings["num_epochs"] == 20
     assert settings["objective"] == objectives.elbo()
@@ -182,6 +183,8 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
         ("--likelihood normal", "--likelihood: invalid choice: 'normal'"),
         ("--size 48", "--size: expected 2 arguments"),
         ("--size 48 40", "for your own data"),
+        ("--colour grey", "for your own data"),
+        ("--labels kind", "for your own data"),
         ("--components 5", "--components is for --prior mixture"),
         ("--data x --full", "--full is for Fashion-MNIST"),
         ("--compile fast", "--compile: invalid choice: 'fast'"),
