@@ -551,11 +551,7 @@ def test_other_data_are_taken_whole_and_in_their_order(capsys: pytest.CaptureFix
 
 
 def test_size_and_colour_of_the_training_are_for_folders(capsys: pytest.CaptureFixture[str]) -> None:
-<<<<<<< HEAD
-    """Pictures of any size are brought to that of the training, 12 high and 8 wide; an array is so, or is refused."""
-=======
     """Pictures of any size are brought to that of the training, 12 high and 8 wide; an array has it, or is refused."""
->>>>>>> mutants
     pictures(Path("my pictures"), num=8, shape=(20, 30))
     Image.new("L", (9, 31)).save("my pictures/dark/grey, small.png")
     options = [*CONV, *words("--batch-size 4 --size 12 8 --colour rgb --output m.pt")]

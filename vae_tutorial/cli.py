@@ -350,20 +350,11 @@ def _data(options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
 def _named_part(name: str, options: argparse.Namespace, facts: dict[str, Any]) -> datafiles.Data:
     """A part of a set that comes with its own test set."""
     full = options.full or (facts.get("full", False) and options.data is None)
-<<<<<<< HEAD
-    parts = _sources.load(name, full=full, folder=options.folder)
-    if options.part == "all":
-        labels = [one.labels for one in (parts.train, parts.test) if one.labels is not None]
-        x = torch.cat([parts.train.x, parts.test.x])
-        return parts.train._replace(x=x, labels=torch.cat(labels))
-    return parts.train if options.part == "train" else parts.test
-=======
     seen, held_out, *_ = _sources.load(name, full=full, folder=options.folder)
     if options.part == "all":
         labels = [one.labels for one in (seen, held_out) if one.labels is not None]
         return seen._replace(x=torch.cat([seen.x, held_out.x]), labels=torch.cat(labels))
     return seen if options.part == "train" else held_out
->>>>>>> mutants
 
 
 def _own_part(path: str, options: argparse.Namespace, trained: _Trained) -> datafiles.Data:
