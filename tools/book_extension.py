@@ -239,9 +239,7 @@ def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["TQDM_DISABLE"] = "1"  # the kernels inherit it: no progress bars in built pages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and leave the cores to other work while they wait
-    gc.set_threshold(
-        50_000
-    )  # Sphinx builds large trees and keeps them: looking for garbage so often took a third of a build
+    gc.set_threshold(50_000)  # Sphinx keeps the large trees it builds: looking for garbage took a third of a build
     app.add_search_language(English)
     app.connect("doctree-read", let_go_of_the_rest)
     app.connect("doctree-read", drop_repeated_ids)

@@ -42,7 +42,7 @@ class Parts(NamedTuple):
     train: Data
     test: Data
     told: str  # one line
-    fingerprint: str  # of all of them
+    fingerprint: str  # of all of them; of a named set, which its name tells, of the first training images
 
 
 @dataclass(frozen=True)

@@ -270,9 +270,8 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
     num_values = math.prod(shape)
     if num_values * dtype.itemsize <= MEMORY_SHARE * _free_memory():
         return torch.empty(shape, dtype=dtype)
-    with tempfile.NamedTemporaryFile(
-        prefix="vae-tutorial-", delete=os.name != "nt"
-    ) as file:  # the mapping outlives the name
+    with tempfile.NamedTemporaryFile(prefix="vae-tutorial-", delete=os.name != "nt") as file:
+        # The mapping outlives the name.
         return torch.from_file(file.name, shared=True, size=num_values, dtype=dtype).view(shape)
 
 

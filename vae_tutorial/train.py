@@ -227,7 +227,7 @@ def _facts(
     options: argparse.Namespace, how: _sources.Preparation, parts: _sources.Parts, sizes: dict[str, Any]
 ) -> dict[str, Any]:
     """What a record should say of the settings: everything but where its files lie; and what the data were."""
-    left_out = {"folder", "checkpoint", "output", "quiet", "device", "verb"}  # the record names the device itself
+    left_out = {"folder", "checkpoint", "output", "quiet", "device"}  # the record names the device itself
     given = {name: value for name, value in vars(options).items() if name not in left_out and value is not None}
     return given | {
         **sizes,
