@@ -135,3 +135,27 @@ def test_fit_cuda_refuses_what_it_cannot_measure(wrong: list[str], capsys: pytes
     with pytest.raises(SystemExit):
         benchmark("fit_cuda").main(wrong)
     assert capsys.readouterr().err
+
+
+# beside_others: other projects' loops; neither is installed here, so that two stand-ins take their place
+
+
+def test_beside_others_has_the_example_s_network_and_trains_on_grey_pixels() -> None:
+    beside, x = benchmark("beside_others"), data.fashion_mnist().images[:256]
+    assert torch.equal(beside.grey(x, torch.Generator()), x.float() / 255)
+    with pytest.warns(UserWarning, match="zeros and ones"):
+        history = beside.fitted(400, 20, x, x.float() / 255, batch_size=128, learning_rate=1e-3)()
+    assert len(history.test_elbo) == 1
+
+
+def test_beside_others_prints_the_ratio_of_paired_times(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, calls = benchmark("beside_others"), []
+    times = iter([(9.0, 9.0), (1.0, 1.0), (6.0, 4.0), (2.0, 1.0), (8.0, 6.0), (2.0, 2.0), (9.0, 9.0), (1.0, 3.0)])
+    monkeypatch.setattr(beside, "seconds", lambda epoch: (epoch(), next(times))[1])
+    assert beside.compare("pythae", lambda: calls.append("theirs"), lambda: calls.append("ours"), 3) == 4.0
+    assert calls == ["theirs", "ours"] * 4
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "pythae, wall: 8.00 s an epoch, fit 2.00 s, 4.00 times (target 2.0)"
+    assert told[1] == "pythae, CPU: 6.00 s an epoch, fit 2.00 s, 3.00 times (target 2.0)"

@@ -442,6 +442,7 @@ def test_a_conditional_model_draws_what_the_label_says(capsys: pytest.CaptureFix
     run(capsys, "reconstruct", "m.pt", "--output", "pairs.png")
     told = run(capsys, *words("evaluate m.pt --samples 5 --ais --annealed 2 --steps 5 --quiet"))
     assert "the same 2 points: annealed" in told
+    assert "log p(x given y), at least (K = 5)" in told
     assert "no label 'blue' among bright, dark" in refusal(
         capsys, "sample", "m.pt", "--label", "blue", "--output", "s.npy"
     )

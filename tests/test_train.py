@@ -179,6 +179,7 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
         ("--latents 0", "--latents: '0' is not a whole number from 1 on"),
         ("--blocks -1", "--blocks: '-1' is not a whole number from 0 on"),
         ("--epochs 2.5", "--epochs: '2.5' is not a whole number from 1 on"),
+        ("--seed 2147483648", "--seed: '2147483648' is not a whole number from 0 to 2147483647"),
         ("--learning-rate fast", "--learning-rate: invalid float value: 'fast'"),
         ("--likelihood normal", "--likelihood: invalid choice: 'normal'"),
         ("--size 48", "--size: expected 2 arguments"),

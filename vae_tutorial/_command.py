@@ -96,19 +96,23 @@ def _check_there(device: torch.device) -> None:
 # Readers of options.
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A reader of whole numbers from ``least`` on."""
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A reader of whole numbers from ``least`` on, up to ``most`` where there is one."""
 
     def read(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        if number < least or (most is not None and number > most):
+            end = "on" if most is None else f"to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} {end}")
         return number
 
     return read
+
+
+seed = whole(0, 2**31 - 1)
 
 
 def device(text: str) -> torch.device:

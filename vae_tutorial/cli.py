@@ -62,7 +62,7 @@ def _verb(verbs: Any, name: str, help: str, work: Callable[[argparse.Namespace],
     """A verb that works on a model's file: its parser, with the options that all of them have."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     parser.add_argument("model", help="a file that train wrote, or records.save_model")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all noise (%(default)s)")
+    parser.add_argument("--seed", type=_command.seed, default=0, metavar="N", help="of all noise (%(default)s)")
     parser.add_argument("--device", type=_command.device, metavar="D", help="cpu, cuda ... (cuda where there is one)")
 
     def do(options: argparse.Namespace) -> int:
@@ -289,7 +289,8 @@ def _report(record: dict[str, Any], how: _sources.Preparation, model: Any, num_d
     print(f"{num_data:,} data points; mean and standard error, in nats per data point" + _what(how))
     values = record["importance"]["bounds"].double() - shift
     elbo, bound = values[0], values[-1]
-    rows = {"ELBO": elbo, f"log p(x), at least (K = {max(record['settings']['num_samples']):,})": bound}
+    evidence = "log p(x given y)" if isinstance(model, models.ConditionalVAE) else "log p(x)"
+    rows = {"ELBO": elbo, f"{evidence}, at least (K = {max(record['settings']['num_samples']):,})": bound}
     if record["annealed"]:
         log_w = record["annealed"]["log_w"].double() - shift
         rows[f"the same {log_w.shape[1]} points: importance"] = bound[: log_w.shape[1]]

@@ -398,7 +398,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add(
         "--patience", type=_command.whole(1), metavar="N", help="stop after N epochs without a better test ELBO (never)"
     )
-    add("--seed", type=int, default=0, metavar="N", help="of the weights, the order and all noise (%(default)s)")
+    add(
+        "--seed",
+        type=_command.seed,
+        default=0,
+        metavar="N",
+        help="of the weights, the order and all noise (%(default)s)",
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
