@@ -106,15 +106,16 @@ def test_every_pixel_of_two_grids_counts() -> None:
     assert (decoder.eval()(z)[0] != decoder(z)[1]).all()
 
 
-def test_dropout_is_the_decoders_and_ends_with_training() -> None:
-    decoder, z = TwoGridDecoder((1, 8, 8), 3, dropout=0.5), randn(2, 3, seed=1, dtype=torch.float32)
+@pytest.mark.parametrize("made", [TwoGridEncoder, TwoGridDecoder])
+def test_dropout_is_of_the_linear_layers_and_ends_with_training(made: type[nn.Module]) -> None:
+    network = made((1, 8, 8), 3, dropout=0.5)
+    inputs = randn(*((2, 3) if made is TwoGridDecoder else (2, 1, 8, 8)), seed=1, dtype=torch.float32)
     with torch.random.fork_rng():
-        assert not torch.equal(decoder(z), decoder(z))
-    decoder.eval()
-    assert torch.equal(decoder(z), decoder(z))
-    assert [layer.p for layer in decoder.modules() if isinstance(layer, nn.Dropout)] == [0.5] * 4
-    encoder = TwoGridEncoder((1, 8, 8), 3)
-    assert all(layer.p == 0 for layer in encoder.modules() if isinstance(layer, nn.Dropout))
+        assert not torch.equal(network(inputs), network(inputs))
+    network.eval()
+    assert torch.equal(network(inputs), network(inputs))
+    assert {layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)} == {0.5}
+    assert {layer.p for layer in made((1, 8, 8), 3).modules() if isinstance(layer, nn.Dropout)} == {0.0}
 
 
 @pytest.mark.parametrize("shape", [(1, 30, 28), (1, 28, 30)])

@@ -204,11 +204,12 @@ class TwoGridEncoder(_Layers):
         num_channels: channels on the first and on the second grid.
         num_blocks: residual blocks on the first and on the second grid.
         num_hidden: width of the hidden layer between the second grid and the output.
+        dropout: share of the inputs and of the units of the hidden layer that training drops.
 
     Raises:
-        ValueError: if ``data_shape`` is not (channels, height, width), with multiples of 4.
+        ValueError: if ``data_shape`` is not (channels, height, width), with multiples of 4, or dropout is no share.
 
-    Source: He, Zhang, Ren and Sun (2016) for residual blocks.
+    Source: He, Zhang, Ren and Sun (2016) for residual blocks; Srivastava et al. (2014) for dropout.
 
     >>> TwoGridEncoder((3, 48, 40), num_outputs=4, num_channels=(4, 8))(torch.zeros(2, 3, 48, 40)).shape
     torch.Size([2, 4])
@@ -221,6 +222,7 @@ class TwoGridEncoder(_Layers):
         num_channels: tuple[int, int] = (32, 64),
         num_blocks: tuple[int, int] = (1, 2),
         num_hidden: int = 512,
+        dropout: float = 0.0,
     ) -> None:
         channels, rows, columns = _quartered(data_shape)
         fine, coarse = num_channels
@@ -232,13 +234,17 @@ class TwoGridEncoder(_Layers):
             *(_ResidualBlock(coarse) for _ in range(num_blocks[1])),
             nn.SiLU(),
             nn.Flatten(),
-            *_linear_layers(coarse * rows * columns, num_hidden, num_outputs),
+            nn.Dropout(dropout),
+            nn.Linear(coarse * rows * columns, num_hidden),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(num_hidden, num_outputs),
         )
 
 
 @keeps_arguments
 class TwoGridDecoder(_Layers):
-    """The mirror image of :class:`TwoGridEncoder`, with dropout against learning the training data by heart.
+    """The mirror image of :class:`TwoGridEncoder`.
 
     Args:
         data_shape: (channels, height, width) of what the decoder gives for one data point, the last two multiples of 4.
@@ -246,12 +252,13 @@ class TwoGridDecoder(_Layers):
         num_channels: channels on the grid of half the image's size, and on that of a quarter.
         num_blocks: residual blocks on each, in the same order.
         num_hidden: width of the hidden layer between the latents and the smaller grid.
-        dropout: share of the hidden units, and of the values within a block, that training drops.
+        dropout: share of the units of the hidden layer that training drops.
 
     Raises:
         ValueError: if ``data_shape`` is not (channels, height, width), with multiples of 4, or dropout is no share.
 
-    Source: He, Zhang, Ren and Sun (2016) for residual blocks; Shi et al. (2016) for the pixel shuffle.
+    Source: He, Zhang, Ren and Sun (2016) for residual blocks; Shi et al. (2016) for the pixel shuffle; Srivastava et al.
+    (2014) for dropout.
 
     >>> TwoGridDecoder((3, 48, 40), num_latents=4, num_channels=(4, 8))(torch.zeros(2, 4)).shape
     torch.Size([2, 3, 48, 40])
@@ -264,7 +271,7 @@ class TwoGridDecoder(_Layers):
         num_channels: tuple[int, int] = (32, 64),
         num_blocks: tuple[int, int] = (1, 2),
         num_hidden: int = 384,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
     ) -> None:
         channels, rows, columns = _quartered(data_shape)
         fine, coarse = num_channels
@@ -274,11 +281,11 @@ class TwoGridDecoder(_Layers):
             nn.Dropout(dropout),
             nn.Linear(num_hidden, coarse * rows * columns),
             nn.Unflatten(1, (coarse, rows, columns)),
-            *(_ResidualBlock(coarse, dropout) for _ in range(num_blocks[1])),
+            *(_ResidualBlock(coarse) for _ in range(num_blocks[1])),
             nn.SiLU(),
             nn.Conv2d(coarse, 4 * fine, kernel_size=3, padding=1),
             nn.PixelShuffle(2),  # (B, C, H / 2, W / 2)
-            *(_ResidualBlock(fine, dropout) for _ in range(num_blocks[0])),
+            *(_ResidualBlock(fine) for _ in range(num_blocks[0])),
             nn.SiLU(),
             nn.Conv2d(fine, 4 * channels, kernel_size=3, padding=1),
             nn.PixelShuffle(2),
@@ -314,16 +321,15 @@ def _linear_layers(num_inputs: int, num_hidden: int | None, num_outputs: int) ->
 class _ResidualBlock(nn.Module):
     """x + f(x), with f two 3 x 3 convolutions: (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, num_channels: int, dropout: float = 0.0) -> None:
+    def __init__(self, num_channels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
         self.second = nn.Conv2d(num_channels, num_channels, kernel_size=3, padding=1)
-        self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.second.weight)  # starts as the identity plus a small bias: depth does not hurt
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(nn.functional.silu(x))
-        return x + self.second(self.dropout(nn.functional.silu(h)))
+        return x + self.second(nn.functional.silu(h))
 
 
 class _AffineWithConstant(nn.Module):
