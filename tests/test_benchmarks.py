@@ -159,3 +159,20 @@ def test_beside_others_prints_the_ratio_of_paired_times(
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "pythae, wall: 8.00 s an epoch, fit 2.00 s, 4.00 times (target 2.0)"
     assert told[1] == "pythae, CPU: 6.00 s an epoch, fit 2.00 s, 3.00 times (target 2.0)"
+
+
+# log_likelihood: the package's function and two loops over the samples
+
+
+def test_log_likelihood_compares_what_agrees(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = benchmark("log_likelihood")
+    monkeypatch.setattr(beside, "peak_elsewhere", lambda num_samples, chunk_size: f"{num_samples}/{chunk_size}")
+    beside.main(num_images=2, num_samples=200)
+    told = capsys.readouterr().out
+    means = [float(mean) for mean in re.findall(r"mean estimate (-[\d.]+)", told)]
+    assert len(means) == 3
+    assert max(means) - min(means) < 3  # untrained networks, near -543 nats
+    assert "one chunk: K = 50: 50/50 MiB, K = 20: 20/20 MiB, K = 200: 200/200 MiB" in told
+    assert beside.peak(10, 5) > 0
