@@ -62,7 +62,8 @@ def read(
         ``Data(x, labels, class_names, columns)``.
 
     Raises:
-        ValueError: for what cannot be read, naming the file. OSError: if there is no such path, or it may not be read.
+        ValueError: for what cannot be read, naming the file.
+        OSError: if there is no such path, or it may not be read.
 
     >>> path = Path(tempfile.mkdtemp()) / "two.csv"
     >>> _ = path.write_text("height,width\\n1.5,2\\n2.5,4\\n")
@@ -182,7 +183,8 @@ def read_images(
 
     Raises:
         ValueError: for an empty folder, a file that is no image or is damaged, sizes or channels that differ, and images
-            both beside sub-folders and in them: the message names the file. OSError: for a folder that cannot be read.
+            both beside sub-folders and in them: the message names the file.
+        OSError: for a folder that cannot be read.
 
     >>> from PIL import Image
     >>> folder = Path(tempfile.mkdtemp())
@@ -435,7 +437,8 @@ def write(path: PathLike, x: Tensor, *, columns: Sequence[str] = (), num_columns
         num_columns: images in a row of the grid; without it, as many as make it about square.
 
     Raises:
-        ValueError: for another suffix, or data that do not fit it. OSError: if the file cannot be written.
+        ValueError: for another suffix, or data that do not fit it.
+        OSError: if the file cannot be written.
 
     >>> path = Path(tempfile.mkdtemp()) / "grid.png"
     >>> write(path, torch.zeros(6, 1, 4, 4))
