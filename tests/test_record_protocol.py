@@ -94,8 +94,8 @@ def test_the_mixture_begins_at_the_codes_of_training_images(images: Tensor) -> N
 def test_a_step_that_gains_nothing_is_dropped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second and the third gain nothing by the stand-in's numbers: the fourth goes on from the first."""
-    values, begun = iter([5.0, 6.0, 5.5, 4.0]), []
+    """The second to the fourth gain nothing by the stand-in's numbers: the fifth goes on from the first."""
+    values, begun = iter([5.0, 6.0, 5.5, 7.0, 4.0]), []
     monkeypatch.setattr(tool, "negative_elbo", lambda vae, x: next(values))
     monkeypatch.setattr(tool, "evaluate", lambda *arguments: None)
     following = tool.next_model
@@ -108,7 +108,7 @@ def test_a_step_that_gains_nothing_is_dropped(
     monkeypatch.setattr(sys, "argv", ["record_protocol.py", "--tiny", "--device", "cpu", "--folder", str(tmp_path)])
     tool.main()
     first = begun[0][1]
-    assert [vae for vae, _ in begun] == [None, first, first, first]
+    assert [vae for vae, _ in begun] == [None, first, first, first, first]
     assert "'all, with the mixture': 4.0" in capsys.readouterr().out
     assert len(records.load_model(tmp_path / "protocol_fashion_mnist.pt")[1].history.seconds) == 1
     assert len(records.load_model(tmp_path / "protocol_mixture.pt")[1].history.seconds) == 2

@@ -41,11 +41,12 @@ RUNS: dict[str, dict[str, dict[str, Step]]] = {  # by data, then by file: each r
     "fashion_mnist": {
         "protocol_fashion_mnist": {
             "both networks": FROM_NOTHING,
+            "both, without dropout": Step(20, ("encoder", "decoder"), 1.5e-3, weight_decay=0.05),
             "the encoder alone": Step(3, ("encoder",), 1e-3, objective=objectives.sticking_the_landing(num_samples=2)),
         },
         "protocol_mixture": {
             "a mixture prior alone": Step(2, ("prior",), 1e-2),
-            "all, with the mixture": Step(8, ("encoder", "decoder", "prior"), 5e-4, weight_decay=0.05, dropout=0.1),
+            "all, with the mixture": Step(8, ("encoder", "decoder", "prior"), 5e-4, weight_decay=0.05),
         },
     },
     "mnist": {"protocol_mnist": {"both networks": replace(FROM_NOTHING, epochs=30)}},
