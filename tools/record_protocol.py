@@ -45,8 +45,8 @@ RUNS: dict[str, dict[str, dict[str, Step]]] = {  # by data, then by file: each r
             "the encoder alone": Step(3, ("encoder",), 1e-3, objective=objectives.sticking_the_landing(num_samples=2)),
         },
         "protocol_mixture": {
-            "a mixture prior alone": Step(2, ("prior",), 1e-2),
-            "all, with the mixture": Step(8, ("encoder", "decoder", "prior"), 5e-4, weight_decay=0.05),
+            "a mixture prior alone": Step(3, ("prior",), 2e-2),
+            "all, with the mixture": Step(6, ("encoder", "decoder", "prior"), 5e-4, weight_decay=0.05),
         },
     },
     "mnist": {"protocol_mnist": {"both networks": replace(FROM_NOTHING, epochs=30)}},
@@ -75,12 +75,10 @@ def made(dropout: float, prior: priors.Prior) -> models.VAE:
 
 @torch.no_grad()
 def mixture_of_codes(vae: models.VAE, x: Tensor) -> priors.GaussianMixture:
-    """A mixture with a component at the mean code of each of the first images."""
+    """A mixture with a component at the mean code of each of the first images, and of unit variance."""
     x = bits(x[:NUM_COMPONENTS])
     prior = priors.GaussianMixture(NUM_LATENTS, len(x))
-    mu, log_var = vae.eval().encode(x.to(next(vae.parameters())))
-    prior.mu.copy_(mu)
-    prior.log_var.copy_(log_var)
+    prior.mu.copy_(vae.eval().encode(x.to(next(vae.parameters()))).mu)
     return prior
 
 
