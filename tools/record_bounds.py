@@ -48,7 +48,7 @@ def run(
     """Train on one objective; then two numbers for each test image, -ELBO and -log p(x), and the seconds."""
     vae = made()
     optimization = training.Optimization(
-        batch_size=size["batch_size"], learning_rate=1e-3, schedule=training.warmup_cosine
+        batch_size=size["batch_size"], learning_rate=3e-3, schedule=training.warmup_cosine
     )
     history = training.fit(
         vae,
