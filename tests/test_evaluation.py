@@ -453,3 +453,17 @@ def test_a_mixture_prior_has_the_evidence_of_a_mixture(family: type) -> None:
     z, log_q_z = q.sample_and_log_prob(50_000, generator=noise(3))
     ratio = (log_q_z - prior.log_prob(z)).detach()
     assert ((summary.kl - ratio.mean(0)).abs() < 5 * ratio.std(0) / 5_000**0.5).all()
+
+
+# signal-to-noise
+
+
+def test_signal_to_noise_is_the_mean_over_the_spread_of_each_entry() -> None:
+    draws = 3.0 - 2.0 * randn(50_000, 2, 1, seed=40) * torch.tensor([[1.0], [4.0]], dtype=torch.float64)
+    found = evaluation.signal_to_noise(draws)
+    assert found.shape == (2, 1)
+    assert_close(found.flatten(), torch.tensor([1.5, 0.375], dtype=torch.float64), 0.02)
+    assert_close(evaluation.signal_to_noise(-draws), found, 1e-12)
+    assert evaluation.signal_to_noise(torch.ones(3, 1)).isinf().all()
+    assert_refused(lambda: evaluation.signal_to_noise(torch.ones(1, 4)), "(1, 4)")
+    assert_refused(lambda: evaluation.signal_to_noise(torch.tensor(1.0)), "()")

@@ -201,3 +201,52 @@ def test_where_q_is_the_posterior_sticking_the_landing_has_no_noise() -> None:
 
 def test_sticking_the_landing_refuses_no_samples() -> None:
     assert_refused(lambda: objectives.sticking_the_landing(num_samples=0), "num_samples")
+
+
+# the doubly reparameterized gradient
+
+
+@pytest.mark.parametrize("prior", [None, GaussianMixture(J, 3)])
+@pytest.mark.parametrize("family", [MeanField, FullRank])
+def test_dreg_has_the_value_of_iwae_and_the_squared_weights_on_the_encoders_path(
+    family: type, prior: GaussianMixture | None
+) -> None:
+    """Its gradients, written out sample by sample; decoder and prior have those of the bound."""
+    model, eps = vae(family=family, prior=prior), randn(4, B, J, seed=98)
+    ours, plain = (kind(4).terms(model, data(), eps) for kind in (objectives.dreg, objectives.iwae))
+    for one, other in zip(ours, plain, strict=True):
+        assert_close(one, other, 1e-10)
+    value = (ours.reconstruction - ours.kl).sum()
+    rest = [*model.decoder.parameters(), *model.prior.parameters()]
+    theirs = torch.autograd.grad((plain.reconstruction - plain.kl).sum(), rest, retain_graph=True)
+    for one, other in zip(torch.autograd.grad(value, rest, retain_graph=True), theirs, strict=True):
+        assert_close(one, other, 1e-9)
+    q = model.posterior(data())
+    z, log_q = q.latents(eps), q.detached()
+    free = z.detach().requires_grad_()
+    log_w = model.log_p_x_given_z(data(), free) + model.prior.log_prob(free) - log_q.log_prob(free)
+    (slope,) = torch.autograd.grad(log_w.sum(), free)
+    direction = log_w.detach().softmax(0).square().unsqueeze(-1) * slope
+    encoder = list(model.encoder.parameters())
+    wanted = torch.autograd.grad((direction * z).sum(), encoder)
+    assert max(gradient.abs().max() for gradient in wanted) > 0.1
+    for one, other in zip(torch.autograd.grad(value, encoder), wanted, strict=True):
+        assert_close(one, other, 1e-9)
+
+
+def test_dreg_with_one_sample_sticks_the_landing() -> None:
+    model, eps = vae(), randn(1, B, J, seed=99)
+    found = []
+    for objective in (objectives.dreg(1), objectives.sticking_the_landing()):
+        terms = objective.terms(model, data(), eps)
+        found.append(torch.autograd.grad((terms.reconstruction - terms.kl).sum(), list(model.parameters())))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, 1e-10)
+
+
+def test_dreg_can_be_evaluated_without_gradients_and_refuses_no_samples() -> None:
+    model, eps = vae(), randn(3, B, J, seed=100)
+    with torch.no_grad():
+        terms = objectives.dreg(3).terms(model, data(), eps)
+    assert not terms.reconstruction.requires_grad
+    assert_refused(lambda: objectives.dreg(0), "num_samples")

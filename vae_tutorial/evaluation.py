@@ -141,6 +141,33 @@ def active_units(mu: Tensor, *, threshold: float = 0.01) -> Tensor:
     return mu.var(0, correction=0) > threshold
 
 
+def signal_to_noise(draws: Tensor) -> Tensor:
+    r"""Signal-to-noise ratio of a gradient estimator, for each of its entries, from repeated draws.
+
+    .. math:: \mathrm{SNR} = \frac{|\mathbb{E}[g]|}{\sqrt{\operatorname{Var}[g]}}
+
+    Below 1 the sign of a single draw is little better than a guess. It is a ratio, without a unit, estimated from the mean
+    and the standard deviation of the draws; where it is far below :math:`1 / \sqrt R` it is noise itself.
+
+    Args:
+        draws: independent draws of the estimator, (R, ...), R at least 2.
+
+    Returns:
+        The ratio of each entry, (...); infinite where the draws do not differ.
+
+    Raises:
+        ValueError: if there are fewer than two draws.
+
+    Source: Rainforth et al. (2018), section 2.
+
+    >>> signal_to_noise(torch.tensor([[1.0, -1.0], [3.0, 1.0]]))  # means 2 and 0, both of standard deviation sqrt(2)
+    tensor([1.4142, 0.0000])
+    """
+    if draws.dim() == 0 or len(draws) < 2:
+        raise ValueError(f"draws must be (R, ...) with R at least 2, got shape {tuple(draws.shape)}")
+    return draws.mean(0).abs() / draws.std(0)
+
+
 class Summary(NamedTuple):
     """What importance sampling says of each data point: its KL to the prior, a bound for each K, the effective size."""
 

@@ -98,6 +98,9 @@ class Family(Protocol):
             index: their numbers, (M,).
         """
 
+    def detached(self) -> "Family":
+        """The same distributions with their parameters held fixed, (B, J): gradients of a log-density flow to z alone."""
+
 
 class MeanField(NamedTuple):
     """Diagonal Gaussians, one for each data point: means (B, J), log-variances (B, J)."""
@@ -212,6 +215,10 @@ class MeanField(NamedTuple):
             index: their numbers, (M,).
         """
         return MeanField(self.mu[index], self.log_var[index])
+
+    def detached(self) -> "MeanField":
+        """The same distributions with their parameters held fixed, (B, J): gradients of a log-density flow to z alone."""
+        return MeanField(*(parameter.detach() for parameter in self))
 
 
 class FullRank(NamedTuple):
@@ -333,6 +340,10 @@ class FullRank(NamedTuple):
             index: their numbers, (M,).
         """
         return FullRank(self.mu[index], self.log_cholesky[index])
+
+    def detached(self) -> "FullRank":
+        """The same distributions with their parameters held fixed, (B, J): gradients of a log-density flow to z alone."""
+        return FullRank(*(parameter.detach() for parameter in self))
 
 
 def mean_field(num_data: int, num_latents: int, *, dtype: torch.dtype = torch.float64) -> MeanField:

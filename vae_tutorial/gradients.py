@@ -15,6 +15,8 @@ and they differ in their variance:
 Nothing here draws a random number: the samples, or the noise behind them, are arguments. An estimate is the mean over K,
 and its variance can be read from the spread over K. Quadrature nodes may stand in place of samples.
 
+:func:`importance_weighted` turns the second and the third into gradients of the K-sample bound.
+
 For families other than the diagonal Gaussian there are *surrogates*: functions whose value is log w and whose gradient,
 taken by autograd, is the estimator. Ascending the mean of a surrogate is ascending the ELBO.
 
@@ -239,6 +241,44 @@ def path_derivative(log_joint: Callable[[Tensor], Tensor], eps: Tensor, mu: Tens
     log_var = log_var.detach()
     slope = _slope(log_joint, gaussian.reparameterize(eps, mu, log_var)) + eps * gaussian.precision(0.5 * log_var)
     return Gradient(slope, 0.5 * torch.exp(0.5 * log_var) * eps * slope)
+
+
+def importance_weighted(gradient: Gradient, log_w: Tensor, *, power: int = 1) -> Gradient:
+    r"""Shares of the samples in a gradient of the K-sample bound: each sample's gradient times its normalized weight.
+
+    .. math:: \tilde w_k^{\,p} \, g_k, \qquad \tilde w_k = \frac{w_k}{\sum_{l=1}^K w_l}
+
+    The estimator is the *sum* over the K samples, and what g is makes it
+
+    - with :func:`pathwise` and p = 1 the gradient of :math:`\log \frac1K \sum_k w_k` itself;
+    - with :func:`path_derivative` and p = 2 the **doubly reparameterized** gradient, which has the same expectation: the
+      score that the first contains is reparameterized once more, and what remains of it is in the square;
+    - with :func:`path_derivative` and p = 1 "sticking the landing", which for K > 1 has another expectation.
+
+    Args:
+        gradient: a gradient for each sample, each part (K, B, J).
+        log_w: importance log-weights of the same samples, (K, B).
+        power: the power p of the weights, 1 or 2.
+
+    Returns:
+        ``Gradient(mu, log_var)``, each (K, B, J), in nats per unit of the parameter; sum over K.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), equation (13); Tucker, Lawson, Gu and Maddison (2019), equation (8).
+
+    >>> one = torch.ones(2, 1, 1)
+    >>> importance_weighted(Gradient(one, one), torch.tensor([[0.0], [3.0]]).log1p(), power=2).mu.flatten()
+    tensor([0.0400, 0.6400])
+    """
+    if log_w.dim() == 0 or any(part.shape[:-1] != log_w.shape for part in gradient):
+        raise ValueError(
+            f"shapes do not fit: log_w {tuple(log_w.shape)} must be mu {tuple(gradient.mu.shape)} and log_var "
+            f"{tuple(gradient.log_var.shape)} without their last axis"
+        )
+    weight = log_w.softmax(0).pow(power).unsqueeze(-1)
+    return Gradient(weight * gradient.mu, weight * gradient.log_var)
 
 
 def score_function_surrogate(log_w: Tensor, log_q_z: Tensor, *, baseline: Tensor | float = 0.0) -> Tensor:
