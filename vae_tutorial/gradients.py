@@ -258,7 +258,7 @@ def importance_weighted(gradient: Gradient, log_w: Tensor, *, power: int = 1) ->
     Args:
         gradient: a gradient for each sample, each part (K, B, J).
         log_w: importance log-weights of the same samples, (K, B).
-        power: p.
+        power: the power p of the weights, 1 or 2.
 
     Returns:
         ``Gradient(mu, log_var)``, each (K, B, J), in nats per unit of the parameter; sum over K.
