@@ -38,7 +38,7 @@ FLOORS = [
     *["quadrature", "bounds"],
     *["linear_gaussian", "item_response"],  # exact models
     *["gradients"],  # estimators
-    *["families", "priors", "divergences", "networks"],  # parts of a model
+    *["flows", "families", "priors", "divergences", "networks"],  # parts of a model
     *["models", "objectives"],  # the whole
     *[
         "variational",

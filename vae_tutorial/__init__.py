@@ -9,9 +9,10 @@ From the bottom of the house to the top; a module imports only modules above it 
 ``bounds``           the evidence lower bound and its neighbours, from importance weights
 ``linear_gaussian``  factor analysis: a model whose evidence and posterior are known exactly
 ``item_response``    the pass/fail model: not conjugate, exact by quadrature
-``gradients``        the ELBO's gradient: score function, pathwise, path derivative
-``families``         what q(z given x) may be: mean field, full rank
-``priors``           what p(z) may be: standard normal, mixture of Gaussians
+``gradients``        gradients of the ELBO and of the K-sample bound, one for each sample
+``flows``            invertible maps with their log-determinants: planar, coupling, autoregressive
+``families``         what q(z given x) may be: mean field, full rank, either bent by a flow
+``priors``           what p(z) may be: standard normal, mixture of Gaussians, a flow
 ``likelihoods``      what p(x given z) may be: functions, and one small object each
 ``divergences``      the KL divergence: in closed form where there is one, else from samples
 ``networks``         encoders and decoders: linear, fully connected, convolutional for any size

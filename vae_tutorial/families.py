@@ -19,13 +19,16 @@ follows from the noise:
 Shapes: ``mu`` is (B, J), noise and samples are (K, B, J), log-densities (K, B). The results are in nats.
 """
 
+import copy
 import math
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_tutorial import _checks, full_gaussian, gaussian
+from vae_tutorial._recipe import keeps_arguments
+from vae_tutorial.flows import Flow
 
 LOG_VAR_LIMIT = 12.0  # what a network may say: 12 tanh(. / 12) is almost the identity where variances usually lie
 
@@ -344,6 +347,147 @@ class FullRank(NamedTuple):
     def detached(self) -> "FullRank":
         """The same distributions with their parameters held fixed, (B, J): gradients of a log-density flow to z alone."""
         return FullRank(*(parameter.detach() for parameter in self))
+
+
+class FlowPosterior(NamedTuple):
+    """A Gaussian family bent by a flow, the same for every data point: means of the base (B, J), and the flow."""
+
+    base: MeanField | FullRank
+    flow: Flow
+
+    @property
+    def mean(self) -> Tensor:
+        """Where the flow takes the means of the base, (B, J): a central point of each factor, and not its mean."""
+        return self.flow(self.base.mean)[0]
+
+    def noise(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Standard normal noise for :meth:`transform`, (K, B, J).
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+        return self.base.noise(num_samples, generator=generator)
+
+    def latents(self, eps: Tensor) -> Tensor:
+        """Latents for noise, the flow of the base's, (K, B, J); gradients flow to the parameters.
+
+        Args:
+            eps: noise, (K, B, J).
+        """
+        return self.flow(self.base.latents(eps))[0]
+
+    def transform(self, eps: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Latents, and their log-density in nats.
+
+        .. math:: z = f(z_0), \qquad \log q(z) = \log q_0(z_0)
+            - \log \Big\lvert \det \frac{\partial f}{\partial z_0} \Big\rvert
+
+        Args:
+            eps: noise, (K, B, J).
+
+        Returns:
+            z (K, B, J) and log q(z) (K, B); gradients flow to the parameters.
+        """
+        start, log_q = self.base.transform(eps)
+        z, log_det = self.flow(start)
+        return z, log_q - log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The noise behind latents, (K, B, J).
+
+        Args:
+            z: latents, (K, B, J).
+        """
+        return self.base.inverse(self.flow.inverse(z)[0])
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Reparameterized samples, (K, B, J).
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+        return self.latents(self.noise(num_samples, generator=generator))
+
+    def sample_and_log_prob(
+        self, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Reparameterized samples (K, B, J), and their log-density in nats (K, B), computed from the noise.
+
+        Args:
+            num_samples: K, at least 1.
+            generator: source of the noise.
+        """
+        return self.transform(self.noise(num_samples, generator=generator))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats, (..., B).
+
+        Args:
+            z: points, (..., B, J).
+        """
+        start, log_det = self.flow.inverse(z)
+        return self.base.log_prob(start) - log_det
+
+    def take(self, index: Tensor) -> "FlowPosterior":
+        """The factors of some of the data points: a batch.
+
+        Args:
+            index: their numbers, (M,).
+        """
+        return FlowPosterior(self.base.take(index), self.flow)
+
+    def detached(self) -> "FlowPosterior":
+        """The same distributions with their parameters held fixed, (B, J): gradients of a log-density flow to z alone."""
+        return FlowPosterior(self.base.detached(), copy.deepcopy(self.flow).requires_grad_(False))
+
+
+@keeps_arguments
+class Flowed(nn.Module):
+    r"""A family for a VAE: a Gaussian whose parameters come from the encoder, bent by a flow that is the same for every x.
+
+    .. math:: z_0 \sim N(\mu(x), \Sigma(x)), \qquad z = f(z_0)
+
+    The flow is learnt with the networks; it can give all posteriors a shape that no Gaussian has, and no two of them
+    different shapes but by where the base puts them. Training draws from it, so its forward direction should be cheap.
+
+    Args:
+        flow: f, such as :class:`~vae_tutorial.flows.Composed`.
+        base: class of the Gaussian family.
+
+    Source: Rezende and Mohamed (2015), with one flow for all x.
+
+    >>> from vae_tutorial import flows
+    >>> q = Flowed(flows.Planar(2)).from_outputs(torch.zeros(3, 4))
+    >>> q.sample(5).shape
+    torch.Size([5, 3, 2])
+    """
+
+    def __init__(self, flow: Flow, base: type[MeanField] | type[FullRank] = MeanField) -> None:
+        super().__init__()
+        self.flow, self.base = flow, base
+
+    def num_outputs(self, num_latents: int) -> int:
+        """How many numbers a network gives for J latents: as many as for the base.
+
+        Args:
+            num_latents: J, the numbers in a latent.
+
+        Raises:
+            ValueError: if the flow is of another J.
+        """
+        if num_latents != self.flow.num_latents:
+            raise ValueError(f"the flow is of {self.flow.num_latents} latents, and the prior of {num_latents}")
+        return self.base.num_outputs(num_latents)
+
+    def from_outputs(self, outputs: Tensor) -> FlowPosterior:
+        """The family read off a network's outputs: the base's, and the flow.
+
+        Args:
+            outputs: (B, P), as the base reads them.
+        """
+        return FlowPosterior(self.base.from_outputs(outputs), self.flow)
 
 
 def mean_field(num_data: int, num_latents: int, *, dtype: torch.dtype = torch.float64) -> MeanField:

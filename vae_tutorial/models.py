@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vae_tutorial import _checks, divergences
 from vae_tutorial._recipe import keeps_arguments
-from vae_tutorial.families import Family, FullRank, MeanField
+from vae_tutorial.families import Family, Flowed, FullRank, MeanField
 from vae_tutorial.likelihoods import Bernoulli, Likelihood
 from vae_tutorial.networks import (
     ConvDecoder,
@@ -300,7 +300,8 @@ class VAE(EncoderDecoder):
         data_shape: D, the shape of one data point.
         prior: p(z), which says what J is.
         likelihood: p(x given z); Bernoulli, for binary data, without it.
-        family: class of q(z given x), such as :class:`~vae_tutorial.families.FullRank`.
+        family: class of q(z given x), such as :class:`~vae_tutorial.families.FullRank`, or a
+            :class:`~vae_tutorial.families.Flowed`.
 
     Source: Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
 
@@ -319,7 +320,7 @@ class VAE(EncoderDecoder):
         *,
         prior: Prior,
         likelihood: Likelihood | None = None,
-        family: type[MeanField] | type[FullRank] = MeanField,
+        family: type[MeanField] | type[FullRank] | Flowed = MeanField,
     ) -> None:
         super().__init__(encoder, decoder, data_shape, likelihood)
         self.prior, self.family = prior, family
@@ -364,7 +365,9 @@ class VAE(EncoderDecoder):
         """
         q = self.posterior(x)
         if not isinstance(q, MeanField):
-            raise ValueError(f"q is {self.family.__name__}, which no mean and log-variance describe: use posterior(x)")
+            raise ValueError(
+                f"q is {_family_name(self.family)}, which no mean and log-variance describe: use posterior(x)"
+            )
         return q
 
     def latents(self, x: Tensor, eps: Tensor) -> Tensor:
@@ -528,9 +531,8 @@ class VAE(EncoderDecoder):
         return self.mean(self._decoder_input(self.posterior(x).mean, x))
 
     def _outputs_wanted(self) -> str:
-        return (
-            f"{self.family.__name__} needs {self.family.num_outputs(self.num_latents)} for {self.num_latents} latents"
-        )
+        number = self.family.num_outputs(self.num_latents)
+        return f"{_family_name(self.family)} needs {number} for {self.num_latents} latents"
 
 
 @keeps_arguments
@@ -582,7 +584,7 @@ class ConditionalVAE(VAE):
         num_classes: int,
         prior: Prior,
         likelihood: Likelihood | None = None,
-        family: type[MeanField] | type[FullRank] = MeanField,
+        family: type[MeanField] | type[FullRank] | Flowed = MeanField,
     ) -> None:
         _checks.whole(num_classes=num_classes)
         if not data_shape:
@@ -789,7 +791,7 @@ def conditional(
     *,
     prior: Prior | None = None,
     likelihood: Likelihood | None = None,
-    family: type[MeanField] | type[FullRank] = MeanField,
+    family: type[MeanField] | type[FullRank] | Flowed = MeanField,
     **sizes: Any,
 ) -> ConditionalVAE:
     """A conditional VAE with the networks of another builder, made wider by the label.
@@ -832,7 +834,7 @@ def linear_vae(
     *,
     prior: Prior | None = None,
     likelihood: Likelihood | None = None,
-    family: type[MeanField] | type[FullRank] = MeanField,
+    family: type[MeanField] | type[FullRank] | Flowed = MeanField,
 ) -> VAE:
     r"""A VAE whose encoder mean and decoder are affine maps, and whose posterior covariance does not depend on x.
 
@@ -870,7 +872,7 @@ def mlp_vae(
     *,
     prior: Prior | None = None,
     likelihood: Likelihood | None = None,
-    family: type[MeanField] | type[FullRank] = MeanField,
+    family: type[MeanField] | type[FullRank] | Flowed = MeanField,
 ) -> VAE:
     """A VAE with one hidden layer on each side.
 
@@ -906,7 +908,7 @@ def conv_vae(
     patch_size: int = 4,
     prior: Prior | None = None,
     likelihood: Likelihood | None = None,
-    family: type[MeanField] | type[FullRank] = MeanField,
+    family: type[MeanField] | type[FullRank] | Flowed = MeanField,
 ) -> VAE:
     """A convolutional VAE for images of any size and number of channels, grey 28 x 28 images by default.
 
@@ -983,6 +985,10 @@ def _parts(
     if prior.num_latents != num_latents:
         raise ValueError(f"num_latents is {num_latents}, and the prior has {prior.num_latents}: they must be the same")
     return prior, likelihood, likelihood.output_shape(tuple(data_shape))
+
+
+def _family_name(family: type | nn.Module) -> str:
+    return (family if isinstance(family, type) else type(family)).__name__
 
 
 def _check_labels(what: str, labels: Tensor, highest: int) -> None:

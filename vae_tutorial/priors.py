@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vae_tutorial import _checks, gaussian
 from vae_tutorial._recipe import keeps_arguments
+from vae_tutorial.flows import Flow
 
 
 class Prior(nn.Module):
@@ -157,3 +158,54 @@ class GaussianMixture(Prior):
         _checks.whole(num_samples=num_samples)
         component = self.logits.softmax(0).multinomial(num_samples, replacement=True, generator=generator)
         return gaussian.sample(self.mu[component], self.log_var[component], 1, generator=generator)[0]
+
+
+@keeps_arguments
+class FlowPrior(Prior):
+    r"""A standard normal bent by a flow, whose parameters are learnt with the networks.
+
+    .. math:: \log p(z) = \log N(\epsilon; 0, I) - \log \Big\lvert \det \frac{\partial f}{\partial \epsilon} \Big\rvert,
+        \qquad \epsilon = f^{-1}(z)
+
+    Training evaluates it at codes, so the flow's inverse should be cheap: a coupling layer's is.
+
+    Args:
+        flow: f, from eps to z, such as :class:`~vae_tutorial.flows.Composed`.
+
+    Source: Chen, Kingma, Salimans, Duan, Dhariwal, Schulman, Sutskever and Abbeel (2017), section 3.2.
+
+    >>> from vae_tutorial import flows
+    >>> prior = FlowPrior(flows.Coupling(2))  # still the identity
+    >>> prior.log_prob(torch.zeros(2)).item() == StandardNormal(2).log_prob(torch.zeros(2)).item()
+    True
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(flow.num_latents)
+        self.flow, self.base = flow, StandardNormal(flow.num_latents)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats, (...).
+
+        Args:
+            z: points, (..., J).
+
+        Raises:
+            ValueError: if the last axis is not J.
+        """
+        if z.shape[-1:] != (self.num_latents,):
+            raise ValueError(f"z must be (..., {self.num_latents}), got {tuple(z.shape)}")
+        eps, log_det = self.flow.inverse(z)
+        return self.base.log_prob(eps) - log_det
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent samples, (N, J), on the prior's device and in its precision.
+
+        Args:
+            num_samples: N, at least 1.
+            generator: source of the noise, on the prior's device.
+
+        Raises:
+            ValueError: if ``num_samples`` is below 1.
+        """
+        return self.flow(self.base.sample(num_samples, generator=generator))[0]
