@@ -1,6 +1,6 @@
 """The table of chapter 14: one network for MNIST, trained on bounds with 1, 5 and 50 samples, and with another gradient.
 
-    python tools/record_bounds.py                    all of it, from where it stopped: about half an hour on a CPU
+    python tools/record_bounds.py                    all of it, from where it stopped: most of an hour on a CPU
     python tools/record_bounds.py --tiny --folder X  the same code on a few of the package's own images, in seconds
 
 The network and the data are those of Burda, Grosse and Salakhutdinov (2016), one layer of 50 latents. The training is far
