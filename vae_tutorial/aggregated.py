@@ -225,6 +225,6 @@ def _check_posteriors(q: Family) -> None:
         raise ValueError(f"the posteriors must be (N, J), not empty: {tuple(q.mean.shape)}")
     if isinstance(q, MeanField) and q.mu.shape != q.log_var.shape:
         raise ValueError(f"mu and log_var must both be (N, J): {tuple(q.mu.shape)}, {tuple(q.log_var.shape)}")
-    parts = q if isinstance(q, tuple) else (q.mean,)
-    if not all(part.isfinite().all() for part in parts):
+    parts = [part for part in q if isinstance(part, Tensor)] if isinstance(q, tuple) else []
+    if not all(part.isfinite().all() for part in (*parts, q.mean)):
         raise ValueError("the posteriors hold a number that is not finite")
