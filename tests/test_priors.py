@@ -339,3 +339,11 @@ def test_the_gain_of_the_best_prior_is_the_misfit_of_the_other(num_latents: int)
         assert other.marginal_kl.item() > 0.05
     assert best.marginal_kl.item() == pytest.approx(0, abs=1e-10)
     assert best.mean_kl.item() == pytest.approx(best.mutual_information.item(), abs=1e-8)
+
+
+def test_a_prior_that_is_given_to_a_second_model_follows_that_one() -> None:
+    first, second = vamp_vae(), models.mlp_vae((5,), 2, 8).double()
+    parts = {"likelihood": second.likelihood, "family": second.family}
+    again = models.VAE(second.encoder, second.decoder, (5,), prior=first.prior, **parts)
+    z = randn(3, 2, seed=4)
+    assert_close(again.prior.log_prob(z), aggregated.log_prob(z, again.posterior(first.prior.pseudo_inputs())), 1e-12)

@@ -229,7 +229,7 @@ def classifier(
     True
     """
     _check_pair(first, second)
-    points = torch.cat([first.flatten(1), second.flatten(1)]).float().cpu()
+    points = torch.cat([first.flatten(1), second.flatten(1)]).detach().float().cpu()
     points = (points - points.mean(0)) / (points.std(0) + 1e-3)  # a pixel that never changes stays 0
     labels = torch.arange(len(points)).ge(len(first)).float()
     train, test = _halves(len(first), generator)
