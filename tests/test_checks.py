@@ -99,7 +99,9 @@ def test_a_classifier_guesses_where_there_is_nothing_to_see() -> None:
     found = [checks.classifier(*pair, generator=noise(i)) for i, pair in enumerate(pairs)]
     mean = sum(f.accuracy for f in found) / 10
     assert abs(mean - 0.5) < 4 * 0.5 / (10 * 400) ** 0.5
-    tracked = checks.classifier(*pairs[0].clone().requires_grad_(), generator=noise(0))  # samples of a model have a graph
+    tracked = checks.classifier(
+        *pairs[0].clone().requires_grad_(), generator=noise(0)
+    )  # samples of a model have a graph
     assert tracked == found[0]
     assert found[0].standard_error == pytest.approx((found[0].accuracy * (1 - found[0].accuracy) / 400) ** 0.5)
     far = checks.classifier(pairs[0, 0], pairs[0, 1] + 3, generator=noise(0))
