@@ -204,7 +204,7 @@ def fit_prior(
     Raises:
         ValueError: if the posteriors are not (N, J) and finite, or a number is below 1.
 
-    Source: Ghosh et al. (2020), section 4, for a mixture fitted afterwards.
+    Source: Ghosh et al. (2020), who fit a mixture afterwards to the codes of an autoencoder.
 
     >>> q = MeanField(torch.full((9, 1), 2.0), torch.zeros(9, 1))
     >>> from vae_tutorial.priors import GaussianMixture

@@ -238,7 +238,7 @@ class VampPrior(Prior):
     Raises:
         ValueError: if J or M is below 1, or the range is empty.
 
-    Source: Tomczak and Welling (2018), equation (9).
+    Source: Tomczak and Welling (2018).
 
     >>> from vae_tutorial import models
     >>> vae = models.mlp_vae((4,), 2, 8, prior=VampPrior(2, num_components=3, data_shape=(4,)))
@@ -355,7 +355,7 @@ def mixture_of(q: MeanField) -> GaussianMixture:
     Raises:
         ValueError: if q is of another family.
 
-    Source: Hoffman and Johnson (2016), section 3.
+    Source: Hoffman and Johnson (2016).
 
     >>> from vae_tutorial.families import MeanField
     >>> mixture_of(MeanField(torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1))).log_prob(torch.zeros(1)).detach()
