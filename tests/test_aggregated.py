@@ -8,9 +8,10 @@ from linear_vaes import noise, posteriors
 from oracles import assert_close, assert_refused, elementwise, normal_log_density, randn
 from torch import Tensor
 
-from vae_tutorial import aggregated, families, gaussian, quadrature
-from vae_tutorial.families import MeanField
-from vae_tutorial.priors import GaussianMixture
+from vae_tutorial import aggregated, families, gaussian, models, quadrature
+from vae_tutorial.families import Flowed, MeanField
+from vae_tutorial.flows import Planar
+from vae_tutorial.priors import GaussianMixture, VampPrior
 
 
 def log_prob_of(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
@@ -354,3 +355,64 @@ def test_correlated_posteriors_against_their_definition() -> None:
     normal = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
     kl = torch.stack([torch.distributions.kl_divergence(oracle, normal) for oracle in oracles]).mean()
     assert_close(found.mean_kl, kl, 1e-10)
+
+
+# --- A prior fitted afterwards ---------------------------------------------------------------------------------------
+
+
+def test_a_fitted_gaussian_has_the_moments_of_the_aggregated_posterior() -> None:
+    """The best single Gaussian, by the mean and the variance of the mixture of three unequal posteriors."""
+    q = MeanField(torch.tensor([[-2.0], [0.5], [3.0]]).double(), torch.tensor([[-1.0], [0.3], [-0.5]]).double())
+    prior = GaussianMixture(1, 1).double()
+    course = aggregated.fit_prior(
+        prior, q, num_steps=800, batch_size=1000, learning_rate=0.05, generator=torch.Generator().manual_seed(0)
+    )
+    mean = q.mu.mean()
+    variance = (q.log_var.exp() + q.mu.square()).mean() - mean.square()
+    assert course.shape == (800,)
+    assert abs(prior.mu.item() - mean.item()) < 0.05
+    assert abs(prior.log_var.exp().item() / variance.item() - 1) < 0.05
+    expected = -0.5 * (math.log(2 * math.pi * variance.item()) + 1)
+    assert abs(course[-100:].mean().item() - expected) < 0.02
+
+
+def test_fitting_a_prior_leaves_a_shared_encoder_alone() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = models.mlp_vae((4,), 2, 8, prior=VampPrior(2, 3, (4,)))
+    before = {name: parameter.detach().clone() for name, parameter in vae.named_parameters()}
+    q = vae.posterior(torch.eye(4))
+    aggregated.fit_prior(vae.prior, q, num_steps=5, generator=torch.Generator().manual_seed(0))
+    moved = {name for name, parameter in vae.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {"prior.raw"}
+    assert all(parameter.grad is None for parameter in vae.encoder.parameters())
+
+
+def test_the_generator_governs_the_fit_and_every_posterior_takes_part() -> None:
+    q = MeanField(torch.tensor([[-9.0], [9.0]]), torch.zeros(2, 1))
+
+    def course(seed: int) -> Tensor:
+        prior = GaussianMixture(1, 1)
+        prior.mu.data.zero_()
+        return aggregated.fit_prior(prior, q, num_steps=3, generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(course(1), course(1))
+    assert not torch.equal(course(1), course(2))
+    assert abs(course(1)[0].item() + 0.5 * math.log(2 * math.pi) + 41) < 4  # E z^2 / 2 = (81 + 1) / 2, from both sides
+
+
+def test_a_fit_of_nothing_is_refused() -> None:
+    q = MeanField(torch.zeros(3, 2), torch.zeros(3, 2))
+    assert_refused(lambda: aggregated.fit_prior(GaussianMixture(2, 2), q, num_steps=0), "num_steps")
+    assert_refused(lambda: aggregated.fit_prior(GaussianMixture(2, 2), q, batch_size=0), "batch_size")
+    empty = MeanField(torch.zeros(0, 2), torch.zeros(0, 2))
+    assert_refused(lambda: aggregated.fit_prior(GaussianMixture(2, 2), empty), (0, 2))
+
+
+def test_the_aggregated_posterior_of_a_flow_family_has_a_density() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = models.mlp_vae((4,), 2, 8, family=Flowed(Planar(2)))
+    q = vae.posterior(torch.eye(4))
+    z = randn(5, 2, seed=1, dtype=torch.float32)
+    assert_close(aggregated.log_prob(z, q), q.log_prob(z[:, None]).logsumexp(-1).detach() - math.log(4), 1e-5)

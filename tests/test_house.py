@@ -35,7 +35,7 @@ PACKAGE = ROOT / "vae_tutorial"
 # need. `likelihoods` stands low because the pass/fail model is one of them.
 FLOORS = [
     *["_checks", "_recipe", "gaussian", "full_gaussian", "likelihoods"],  # densities
-    *["quadrature", "bounds"],
+    *["quadrature", "bounds", "checks"],
     *["linear_gaussian", "item_response"],  # exact models
     *["gradients"],  # estimators
     *["flows", "families", "priors", "divergences", "networks"],  # parts of a model

@@ -7,12 +7,13 @@ From the bottom of the house to the top; a module imports only modules above it 
 ``full_gaussian``    Gaussians with correlations, by mean and Cholesky factor
 ``quadrature``       Gauss-Hermite nodes: expectations under a Gaussian without randomness
 ``bounds``           the evidence lower bound and its neighbours, from importance weights
+``checks``           is a density one, and are samples from it: for distributions of one's own
 ``linear_gaussian``  factor analysis: a model whose evidence and posterior are known exactly
 ``item_response``    the pass/fail model: not conjugate, exact by quadrature
 ``gradients``        gradients of the ELBO and of the K-sample bound, one for each sample
 ``flows``            invertible maps with their log-determinants: planar, coupling, autoregressive
 ``families``         what q(z given x) may be: mean field, full rank, either bent by a flow
-``priors``           what p(z) may be: standard normal, mixture of Gaussians, a flow
+``priors``           what p(z) may be: standard normal, mixture of Gaussians, a flow, VampPrior
 ``likelihoods``      what p(x given z) may be: functions, and one small object each
 ``divergences``      the KL divergence: in closed form where there is one, else from samples
 ``networks``         encoders and decoders: linear, fully connected, convolutional for any size

@@ -34,7 +34,7 @@ from vae_tutorial.networks import (
     MLPDecoder,
     MLPEncoder,
 )
-from vae_tutorial.priors import Prior, StandardNormal
+from vae_tutorial.priors import Prior, StandardNormal, VampPrior
 
 
 class ElboTerms(NamedTuple):
@@ -324,6 +324,11 @@ class VAE(EncoderDecoder):
     ) -> None:
         super().__init__(encoder, decoder, data_shape, likelihood)
         self.prior, self.family = prior, family
+        if isinstance(prior, VampPrior):
+            if prior.raw.shape[1:] != self.data_shape:
+                given = f"{tuple(prior.raw.shape[1:])} and {self.data_shape}"
+                raise ValueError(f"the prior's pseudo-inputs and the data must have one shape, got {given}")
+            prior.share(self.posterior)
 
     @property
     def num_latents(self) -> int:
@@ -587,6 +592,8 @@ class ConditionalVAE(VAE):
         family: type[MeanField] | type[FullRank] | Flowed = MeanField,
     ) -> None:
         _checks.whole(num_classes=num_classes)
+        if isinstance(prior, VampPrior):
+            raise ValueError("prior: the pseudo-inputs of a VampPrior have no label; take a mixture or a flow")
         if not data_shape:
             raise ValueError("data_shape is (): a data point needs an axis, along which its label is appended")
         parts: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "family": family}
