@@ -1,4 +1,4 @@
-"""The table of chapter 17: one network for Fashion-MNIST, trained with N(0, I) and with a VampPrior.
+"""The table of chapter 15: one network for Fashion-MNIST, trained with N(0, I) and with a VampPrior.
 
     python tools/record_priors.py                    all of it, from where it stopped: about five minutes on one core
     python tools/record_priors.py --epochs 300 --samples 5000 --test 10000    nearer to the published protocol: hours
