@@ -42,7 +42,7 @@ class Posterior(NamedTuple):
 
 
 class RateDistortion(NamedTuple):
-    """A point of the rate-distortion plane for each beta: rate and distortion, nats per data point, averaged over the data."""
+    """A point of the rate-distortion plane for each beta: nats, averaged over the data points."""
 
     rate: Tensor
     distortion: Tensor
@@ -377,7 +377,7 @@ def rate_distortion(x: Tensor, num_latents: int, *, log_var: float, beta: Tensor
 
     The noise variance :math:`\sigma^2` is given; decoder and encoder, both linear, minimise distortion plus beta times
     rate, :math:`D_{\mathrm{ist}} + \beta R`. With :math:`\lambda_j` the eigenvalues of the data's covariance (with 1/N)
-    and the level :math:`\delta_j = \min(\beta \sigma^2, \lambda_j)` for :math:`j \le J`, :math:`\delta_j = \lambda_j` beyond,
+    and :math:`\delta_j = \min(\beta \sigma^2, \lambda_j)` for :math:`j \le J`, :math:`\delta_j = \lambda_j` beyond,
 
     .. math:: R = \frac12 \sum_{j \le J} \log \frac{\lambda_j}{\delta_j}, \qquad
         D_{\mathrm{ist}} = \frac D2 \log 2 \pi \sigma^2 + \frac{1}{2 \sigma^2} \sum_{j=1}^{D} \delta_j
