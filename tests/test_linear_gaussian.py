@@ -1009,3 +1009,64 @@ def test_types_that_would_lose_digits_or_have_no_eigenvalues_are_refused() -> No
     assert_refused(lambda: linear_gaussian.elbo(model, x, z, z), "mu", *both)
     for dtype in (torch.uint8, torch.int64, torch.float16):
         assert_refused(lambda d=dtype: linear_gaussian.ppca(MARKS.to(d), 1), "x", str(dtype), "convert")
+
+
+def linear_vae_terms(
+    x: Tensor, weight: Tensor, encoder: Tensor, log_s: Tensor, variance: float
+) -> tuple[Tensor, Tensor]:
+    """Rate and distortion of any linear VAE, typed out: E KL(N(A x, s^2) || N(0, I)) and -E log N(x; W z, variance)."""
+    centred = x - x.mean(0)
+    mu, s2 = centred @ encoder, log_s.exp()
+    rate = 0.5 * (mu.square() + s2 - 1 - log_s).sum(1).mean()
+    squares = (centred - mu @ weight.mT).square().sum(1).mean() + (weight.square() @ s2).sum()
+    return rate, 0.5 * (x.shape[1] * math.log(2 * math.pi * variance) + squares / variance)
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("num_latents", [1, 2, 5])
+def test_rate_and_distortion_are_those_of_the_stated_optimum(num_latents, beta):
+    x, variance = MARKS, 60.0
+    model = linear_gaussian.ppca(x, num_latents, log_var=math.log(beta * variance))
+    covariance = linear_gaussian.posterior(model, x).covariance
+    encoder = model.weight @ covariance / (beta * variance)
+    rate, distortion = linear_vae_terms(x, model.weight, encoder, covariance.diagonal().log(), variance)
+    point = linear_gaussian.rate_distortion(
+        x, num_latents, log_var=math.log(variance), beta=torch.tensor(beta, dtype=torch.float64)
+    )
+    torch.testing.assert_close(point.rate, rate, rtol=0, atol=1e-9)
+    torch.testing.assert_close(point.distortion, distortion, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_no_linear_vae_has_a_lower_loss_and_the_optimiser_arrives(beta):
+    x = MARKS / 10
+    point = linear_gaussian.rate_distortion(x, 2, log_var=0.0, beta=torch.tensor(beta, dtype=torch.float64))
+    parts = [randn(5, 2, seed=1), 0.1 * randn(5, 2, seed=2), randn(2, seed=3)]
+    for part in parts:
+        part.requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        parts, max_iter=2000, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        rate, distortion = linear_vae_terms(x, *parts, 1.0)
+        (distortion + beta * rate).backward()
+        return distortion + beta * rate
+
+    optimiser.step(loss)
+    rate, distortion = (term.detach() for term in linear_vae_terms(x, *parts, 1.0))
+    torch.testing.assert_close(rate, point.rate, rtol=0, atol=1e-6)
+    torch.testing.assert_close(distortion, point.distortion, rtol=0, atol=1e-6)
+
+
+def test_the_slope_of_the_curve_is_minus_beta():
+    beta = torch.linspace(0.1, 3, 30, dtype=torch.float64, requires_grad=True)
+    point = linear_gaussian.rate_distortion(MARKS, 3, log_var=math.log(60.0), beta=beta)
+    d_rate, d_distortion = (torch.autograd.grad(part.sum(), beta, retain_graph=True)[0] for part in point)
+    torch.testing.assert_close((d_distortion / d_rate), -beta.detach(), rtol=0, atol=1e-8)
+
+
+def test_rate_distortion_refuses_a_beta_of_zero():
+    with pytest.raises(ValueError, match="beta"):
+        linear_gaussian.rate_distortion(MARKS, 2, log_var=0.0, beta=torch.zeros(2))

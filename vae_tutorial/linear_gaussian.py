@@ -41,6 +41,13 @@ class Posterior(NamedTuple):
     covariance: Tensor
 
 
+class RateDistortion(NamedTuple):
+    """A point of the rate-distortion plane for each beta: nats, averaged over the data points."""
+
+    rate: Tensor
+    distortion: Tensor
+
+
 def sample(
     model: FactorAnalysis, num_samples: int, *, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -363,6 +370,51 @@ def ppca(x: Tensor, num_latents: int, *, log_var: float | None = None) -> Factor
     largest = weight.gather(0, weight.abs().argmax(0, keepdim=True))  # (1, J)
     weight = torch.where(largest < 0, -weight, weight)  # an eigenvector's sign is arbitrary: settle it
     return FactorAnalysis(weight, x.mean(0), variance.log().expand(num_dims))
+
+
+def rate_distortion(x: Tensor, num_latents: int, *, log_var: float, beta: Tensor) -> RateDistortion:
+    r"""Rate and distortion of the best linear VAE under the beta-ELBO, in nats: its curve in closed form.
+
+    The noise variance :math:`\sigma^2` is given; decoder and encoder, both linear, minimise distortion plus beta times
+    rate, :math:`D_{\mathrm{ist}} + \beta R`. With :math:`\lambda_j` the eigenvalues of the data's covariance (with 1/N)
+    and :math:`\delta_j = \min(\beta \sigma^2, \lambda_j)` for :math:`j \le J`, :math:`\delta_j = \lambda_j` beyond,
+
+    .. math:: R = \frac12 \sum_{j \le J} \log \frac{\lambda_j}{\delta_j}, \qquad
+        D_{\mathrm{ist}} = \frac D2 \log 2 \pi \sigma^2 + \frac{1}{2 \sigma^2} \sum_{j=1}^{D} \delta_j
+
+    The optimal weights and q are those of ``ppca`` and its posterior at the variance :math:`\beta \sigma^2`, while x given
+    z keeps :math:`\sigma^2`. Where :math:`\lambda_j \le \beta \sigma^2` the latent is unused. The slope of the curve is
+    :math:`-\beta`.
+
+    Args:
+        x: data, (N, D).
+        num_latents: J, from 1 to D.
+        log_var: logarithm of the noise variance of x given z.
+        beta: weights of the rate, positive, of any shape (...).
+
+    Returns:
+        Rate and distortion, each (...).
+
+    Raises:
+        ValueError: if x is not (N, D) of single or double precision, J is out of range, log_var is not finite, or a beta
+            is not positive.
+
+    Source: reverse water-filling, Cover and Thomas (2006), section 10.3; for the linear VAE derived in the book.
+
+    >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # eigenvalues 2 and 1/2
+    >>> rate_distortion(x, 2, log_var=0.0, beta=torch.tensor([1.0, 2.0])).rate  # log(2) / 2, then nothing
+    tensor([0.3466, 0.0000])
+    """
+    ppca(x, num_latents, log_var=log_var)  # refuses what does not fit
+    if not (beta > 0).all():
+        raise ValueError(f"beta must be positive, got {beta.tolist()}")
+    centred = x - x.mean(0)
+    eigenvalues = torch.linalg.eigvalsh(centred.mT @ centred / len(x)).flip(-1).clamp(min=0)
+    level = beta.to(x)[..., None] * math.exp(log_var)  # (..., 1)
+    coded, left = eigenvalues[:num_latents], eigenvalues[num_latents:]
+    rate = 0.5 * (coded / level).clamp(min=1).log().sum(-1)
+    missed = torch.minimum(coded, level).sum(-1) + left.sum()
+    return RateDistortion(rate, 0.5 * (x.shape[1] * (LOG_2PI + log_var) + missed * math.exp(-log_var)))
 
 
 def _posterior_precision(model: FactorAnalysis) -> Tensor:
