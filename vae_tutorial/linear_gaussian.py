@@ -399,7 +399,7 @@ def rate_distortion(x: Tensor, num_latents: int, *, log_var: float, beta: Tensor
         ValueError: if x is not (N, D) of single or double precision, J is out of range, log_var is not finite, or a beta
             is not positive.
 
-    Source: reverse water-filling, Cover and Thomas (2006), section 10.3; for the linear VAE derived in the book.
+    Source: reverse water-filling, Cover and Thomas (2006), section 10.3.
 
     >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # eigenvalues 2 and 1/2
     >>> rate_distortion(x, 2, log_var=0.0, beta=torch.tensor([1.0, 2.0])).rate  # log(2) / 2, then nothing
